@@ -1,0 +1,46 @@
+"""The order of summation: a part of the numerical contract, the same on every backend.
+
+Rows are numbered globally, from the first row that an accumulator ever saw. They are cut into *blocks* of
+``BLOCK_ROWS`` rows, and blocks into *slabs* of ``slab_rows(p, structure)`` rows: ``SLAB_ROWS``, or fewer where a slab
+of that many rows would be much larger than the result.
+
+* Inside a slab, products are added row by row in the compute type (float32 for float32 rows, else float64).
+* A block subtracts one provisional shift: the weighted mean of its first slab, rounded to the compute type.
+* Slabs are added to the block, and blocks to the total (Chan's formula), in index order, in the accumulator type.
+
+Nothing here depends on the number of threads, on how rows arrive, or on the instruction set, so results have the
+same bits for any chunking and any thread count. The shift is renewed in every block, so the accuracy does not decay
+when the data drift away from where they started.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+SLAB_ROWS: Final = 256
+BLOCK_ROWS: Final = 4096
+
+_NARROW_SLAB_BYTES: Final = 4 << 20
+
+BLOCK_BUFFER_MAX_PARAMETERS: Final = 256
+"""Up to here a block has a scatter matrix of its own, which fits a core's L2 cache, and blocks are summed in
+parallel. Above it, slabs are added straight to the total and the tiles of one slab are shared among the threads."""
+
+
+def has_block_buffer(n_parameters: int) -> bool:
+    """Whether a block of rows with ``n_parameters`` entries accumulates into a scatter matrix of its own."""
+    return n_parameters <= BLOCK_BUFFER_MAX_PARAMETERS
+
+
+def slab_rows(n_parameters: int, structure: str) -> int:
+    """Rows in a slab: a power of two that divides ``BLOCK_ROWS``.
+
+    A full scatter matrix is larger than any slab that matters. A diagonal is not, so there a slab of wide rows is
+    kept within 4 MiB of float64.
+    """
+    if structure == "full":
+        return SLAB_ROWS
+    rows = SLAB_ROWS
+    while rows > 1 and rows * n_parameters * 8 > _NARROW_SLAB_BYTES:
+        rows //= 2
+    return rows

@@ -1,0 +1,242 @@
+"""What a backend is asked, and with what: rows of per-sample gradients in, moments out.
+
+Everything here is plain data. Arguments arrive checked (see ``gradhess._validation``): shapes agree, ``X`` has a real
+dtype, vectors are contiguous float64, labels lie in the domain of the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from gradhess._backends import layout
+
+AnyArray: TypeAlias = npt.NDArray[Any]
+Float64Array: TypeAlias = npt.NDArray[np.float64]
+Structure: TypeAlias = Literal["full", "diagonal", "sum"]
+ScalarFunction: TypeAlias = Callable[[float, float], float]
+
+
+@dataclass(frozen=True, slots=True)
+class LossSpec:
+    """A per-sample loss as the backends know it: a name, at most one parameter, or three scalar functions.
+
+    ``name`` is ``"squared"``, ``"logistic"``, ``"poisson"``, ``"huber"``, ``"softmax"`` or ``"custom"``;
+    ``parameter`` is the delta of ``huber`` and 0 elsewhere. ``functions`` is None, or for ``"custom"`` the
+    Numba-jittable ``(value, derivative, second)`` of ``(eta, y)``, any but the derivative None.
+    """
+
+    name: str
+    parameter: float = 0.0
+    functions: tuple[ScalarFunction | None, ScalarFunction, ScalarFunction | None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Where the rows ``g_i`` come from. The matrix of them is never formed.
+
+    With ``x~_i = x_i``, or ``[x_i, 1]`` if ``unit_column``, ``eta_i = coef @ x_i + intercept``, and ``c_i`` the loss
+    weight (1 where None):
+
+    ==============  ===================================================  ==========================================
+    ``kind``        row ``g_i``                                          weight that the row brings with it
+    ==============  ===================================================  ==========================================
+    ``"dense"``     ``x~_i``                                             1
+    ``"gradient"``  ``c_i l'(eta_i, y_i) x~_i``; softmax:                1
+                    ``c_i (P_i - onehot(y_i)) (x) x~_i``, row-major
+    ``"hessian"``   ``x~_i`` (not for softmax)                           ``c_i l''(eta_i, y_i)``, of any sign
+    ==============  ===================================================  ==========================================
+
+    A row is rounded to the compute type (``Rows.compute_dtype``) once: first the factor ``c_i l'_i``, computed in
+    float64, then its product with ``x~_i``.
+    """
+
+    X: AnyArray
+    """(n, d), any real dtype, any strides, never written to."""
+    kind: Literal["dense", "gradient", "hessian"] = "dense"
+    unit_column: bool = False
+    loss: LossSpec | None = None
+    y: Float64Array | None = None
+    """(n,) contiguous; for softmax the class index, as float64."""
+    coef: Float64Array | None = None
+    """(k, d) C-contiguous; k = 1 except for softmax."""
+    intercept: Float64Array | None = None
+    """(k,), or None. Given exactly where ``unit_column`` and a loss are."""
+    loss_weight: Float64Array | None = None
+
+    @property
+    def n_samples(self) -> int:
+        return int(self.X.shape[0])
+
+    @property
+    def n_outputs(self) -> int:
+        """k of an outer row, 1 for all others."""
+        if self.kind == "gradient" and self.coef is not None:
+            return int(self.coef.shape[0])
+        return 1
+
+    @property
+    def n_parameters(self) -> int:
+        return (int(self.X.shape[1]) + int(self.unit_column)) * self.n_outputs
+
+    @property
+    def compute_dtype(self) -> np.dtype[Any]:
+        """float32 where ``X`` is float32 (or narrower floating), else float64."""
+        narrow = self.X.dtype.kind == "f" and self.X.dtype.itemsize <= 4
+        return np.dtype(np.float32 if narrow else np.float64)
+
+    def slice(self, start: int, stop: int) -> Rows:
+        """Rows ``start`` to ``stop`` as views."""
+        return replace(
+            self,
+            X=self.X[start:stop],
+            y=None if self.y is None else self.y[start:stop],
+            loss_weight=None if self.loss_weight is None else self.loss_weight[start:stop],
+        )
+
+
+# Positions in MomentState.scalars and MomentState.counts, shared with csrc/cpu/job.hpp.
+WEIGHT, WEIGHT_SQUARES, LOSS, BLOCK_WEIGHT, BLOCK_WEIGHT_SQUARES, BLOCK_LOSS = range(6)
+ROWS, BLOCK_ROWS = range(2)
+
+
+@dataclass(slots=True)
+class MomentState:
+    """Weighted moments of the rows seen so far: totals of the finished blocks, and the block still open.
+
+    ``scatter`` is ``sum_i w_i (g_i - m)(g_i - m)^T`` with m the weighted mean if ``centred``, else 0. Of a full
+    scatter only the lower triangle is kept; the rest stays zero. ``counts[ROWS]`` and the scalars ``WEIGHT``,
+    ``WEIGHT_SQUARES``, ``LOSS`` hold finished blocks only; the ``BLOCK_*`` entries hold the open one.
+
+    While a block is open, its scatter about ``block_shift`` is in ``block_scatter`` where there is one
+    (``layout.has_block_buffer``), else already in ``scatter``, not yet corrected. ``close_block`` folds it in.
+    """
+
+    structure: Structure
+    centred: bool
+    scatter: AnyArray | None
+    """(p, p) lower triangle, (p,) for "diagonal", None for "sum"; float64 or float32."""
+    location: Float64Array
+    """(p,): the mean of the finished blocks if ``centred``, else their weighted sum of rows."""
+    block_scatter: AnyArray | None
+    """Same shape and dtype as ``scatter``, or None."""
+    block_shift: Float64Array
+    """(p,): the provisional shift of the open block; zero if not ``centred``."""
+    block_sum: Float64Array
+    """(p,): weighted sum of ``g_i - block_shift`` over the open block."""
+    scalars: Float64Array
+    counts: npt.NDArray[np.int64]
+
+    @classmethod
+    def empty(
+        cls, n_parameters: int, structure: Structure, *, centred: bool, dtype: npt.DTypeLike = np.float64
+    ) -> MomentState:
+        p = n_parameters
+        shape: tuple[int, ...] | None = {"full": (p, p), "diagonal": (p,), "sum": None}[structure]
+        buffered = shape is not None and layout.has_block_buffer(p)
+        return cls(
+            structure=structure,
+            centred=centred,
+            scatter=None if shape is None else np.zeros(shape, dtype),
+            location=np.zeros(p),
+            block_scatter=np.zeros(shape, dtype) if buffered and shape is not None else None,
+            block_shift=np.zeros(p),
+            block_sum=np.zeros(p),
+            scalars=np.zeros(6),
+            counts=np.zeros(2, np.int64),
+        )
+
+    @property
+    def n_parameters(self) -> int:
+        return int(self.location.shape[0])
+
+    @property
+    def slab_rows(self) -> int:
+        return layout.slab_rows(self.n_parameters, self.structure)
+
+    def arrays(self) -> dict[str, AnyArray]:
+        """Every array of the state by name, those that are None left out; not copies."""
+        named = {
+            "scatter": self.scatter,
+            "location": self.location,
+            "block_scatter": self.block_scatter,
+            "block_shift": self.block_shift,
+            "block_sum": self.block_sum,
+            "scalars": self.scalars,
+            "counts": self.counts,
+        }
+        return {name: array for name, array in named.items() if array is not None}
+
+    def copy(self) -> MomentState:
+        new = replace(self)
+        for name, array in self.arrays().items():
+            setattr(new, name, array.copy())
+        return new
+
+    def restore(self, snapshot: MomentState) -> None:
+        """Write the arrays of ``snapshot`` back into the arrays of this state."""
+        for name, array in self.arrays().items():
+            array[...] = snapshot.arrays()[name]
+
+
+class NonFiniteRow(Exception):
+    """Raised by a backend at the first row that is not finite; ``index`` counts from the rows of the call."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(index)
+        self.index = index
+
+
+class Backend(Protocol):
+    """The table of operations. One implementation each for cpu, numba and reference.
+
+    ``threads`` is a bound, never a condition: results do not depend on it.
+    """
+
+    name: str
+
+    def accumulate(
+        self, rows: Rows, weights: Float64Array | None, state: MomentState, *, threads: int
+    ) -> None:
+        """Add rows to ``state`` in the order that ``layout`` fixes.
+
+        The open block holds a whole number of slabs (``counts[BLOCK_ROWS] % state.slab_rows == 0``). A number of
+        rows that is no multiple of it ends in a short slab, after which only ``close_block`` may follow. Blocks
+        that are complete are closed on the way. With kind ``"hessian"`` the row's own weight multiplies
+        ``weights``. ``location``, the weights and ``LOSS`` have the same bits for every structure, and weights of
+        one the same as None. ``LOSS`` sums ``c_i l(eta_i, y_i)`` without ``weights``; ``WEIGHT`` sums the product
+        of both weights (the number of rows where there is neither).
+
+        Raises NonFiniteRow; ``state`` is then undefined, and the caller restores it.
+        """
+
+    def close_block(self, state: MomentState) -> None:
+        """Fold the open block into the totals; nothing if it is empty. ``counts[BLOCK_ROWS]`` is 0 after."""
+
+    def merge(self, state: MomentState, other: MomentState) -> None:
+        """Add ``other`` to ``state`` (Chan's formula). Both have no open block; ``other`` is only read."""
+
+    def symmetrize(self, lower: AnyArray, scale: float, out: AnyArray) -> None:
+        """``out[i, j] = out[j, i] = lower[i, j] * scale`` for i >= j. ``out`` may be ``lower``."""
+
+    def materialize(self, rows: Rows, out: AnyArray) -> None:
+        """Write the rows, as ``accumulate`` sees them, into ``out`` (n, p), C-contiguous, of the compute type."""
+
+    def first_nonfinite(self, rows: Rows, weights: Float64Array | None, *, threads: int) -> int:
+        """Index of the first row (or weight) that is not finite, or -1."""
+
+    def norms(self, rows: Rows, *, threads: int) -> Float64Array:
+        """(n,): Euclidean norms of the rows, in float64."""
+
+    def matvec(self, rows: Rows, vectors: Float64Array, *, threads: int) -> Float64Array:
+        """``G @ vectors`` for C-contiguous (p, m): (n, m)."""
+
+    def rmatvec(self, rows: Rows, vectors: Float64Array, *, threads: int) -> Float64Array:
+        """``G.T @ vectors`` for C-contiguous (n, m): (p, m).
+
+        A row that is not finite raises NonFiniteRow, or shows in the result.
+        """
