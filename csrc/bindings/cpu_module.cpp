@@ -1,0 +1,200 @@
+// Python's way into the CPU kernels: arrays become pointers, outcomes become exceptions. No mathematics here.
+#include <omp.h>
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <bit>
+#include <optional>
+#include <string>
+
+#include "../cpu/accumulate.hpp"
+#include "../cpu/dispatch.hpp"
+#include "../cpu/rowwise.hpp"
+#include "../cpu/totals.hpp"
+
+namespace py = pybind11;
+namespace cpu = gradhess::cpu;
+using cpu::Index;
+using OptionalArray = std::optional<py::array>;
+
+namespace {
+
+const double* doubles(const OptionalArray& array) {
+    return array ? static_cast<const double*>(array->data()) : nullptr;
+}
+
+template <class T = void>
+T* writable(std::optional<py::array>& array) {
+    return array ? static_cast<T*>(array->mutable_data()) : nullptr;
+}
+
+cpu::DType dtype_of(const py::array& array) {
+    const py::dtype dtype = array.dtype();
+    const auto size = dtype.itemsize();
+    switch (dtype.kind()) {
+        case 'f': return size == 8 ? cpu::DType::f64 : (size == 4 ? cpu::DType::f32 : cpu::DType::f16);
+        case 'i':
+            return size == 8 ? cpu::DType::i64
+                             : (size == 4 ? cpu::DType::i32 : (size == 2 ? cpu::DType::i16 : cpu::DType::i8));
+        case 'u':
+            return size == 8 ? cpu::DType::u64
+                             : (size == 4 ? cpu::DType::u32 : (size == 2 ? cpu::DType::u16 : cpu::DType::u8));
+        case 'b': return cpu::DType::boolean;
+        default: throw py::type_error("X must be of a real dtype");
+    }
+}
+
+// The arrays that a job points into stay alive as long as the job.
+struct RowsHandle {
+    cpu::Rows rows;
+    py::array X;
+    OptionalArray y, coef, intercept, loss_weight;
+};
+
+RowsHandle make_rows(py::array X, int kind, bool unit_column, int loss, double parameter, OptionalArray y,
+                     OptionalArray coef, OptionalArray intercept, OptionalArray loss_weight,
+                     std::tuple<std::uintptr_t, std::uintptr_t, std::uintptr_t> custom) {
+    cpu::Rows rows;
+    rows.data = X.data();
+    rows.dtype = dtype_of(X);
+    rows.swapped = X.dtype().byteorder() == (std::endian::native == std::endian::little ? '>' : '<');
+    rows.samples = X.shape(0);
+    rows.features = X.shape(1);
+    rows.row_stride = X.strides(0);
+    rows.column_stride = X.strides(1);
+    rows.kind = static_cast<cpu::RowKind>(kind);
+    rows.unit_column = unit_column;
+    rows.loss = static_cast<cpu::Loss>(loss);
+    rows.parameter = parameter;
+    rows.y = doubles(y);
+    rows.coef = doubles(coef);
+    rows.intercept = doubles(intercept);
+    rows.loss_weight = doubles(loss_weight);
+    rows.outputs = coef ? coef->shape(0) : 1;
+    const auto function = [](std::uintptr_t address) { return reinterpret_cast<cpu::LossFunction>(address); };
+    rows.custom = {function(std::get<0>(custom)), function(std::get<1>(custom)), function(std::get<2>(custom))};
+    return {rows, std::move(X), std::move(y), std::move(coef), std::move(intercept), std::move(loss_weight)};
+}
+
+struct MomentsHandle {
+    cpu::Moments moments;
+    py::tuple arrays;
+};
+
+MomentsHandle make_moments(int structure, bool centred, OptionalArray scatter, py::array location,
+                           OptionalArray block_scatter, py::array block_shift, py::array block_sum, py::array scalars,
+                           py::array counts) {
+    cpu::Moments moments;
+    moments.structure = static_cast<cpu::Structure>(structure);
+    moments.centred = centred;
+    moments.scatter_f32 = scatter && scatter->itemsize() == 4;
+    moments.parameters = location.shape(0);
+    moments.scatter = writable(scatter);
+    moments.block_scatter = writable(block_scatter);
+    moments.location = static_cast<double*>(location.mutable_data());
+    moments.block_shift = static_cast<double*>(block_shift.mutable_data());
+    moments.block_sum = static_cast<double*>(block_sum.mutable_data());
+    moments.scalars = static_cast<double*>(scalars.mutable_data());
+    moments.counts = static_cast<Index*>(counts.mutable_data());
+    return {moments, py::make_tuple(scatter, location, block_scatter, block_shift, block_sum, scalars, counts)};
+}
+
+const cpu::Isa& isa_at(std::size_t index) { return *cpu::supported_isas()[index]; }
+
+// Runs on the calling thread while it holds no GIL: takes it, and asks Python whether a signal came in.
+bool signal_came(void*) {
+    py::gil_scoped_acquire gil;
+    return PyErr_CheckSignals() != 0;
+}
+
+// Index of the first row that is not finite, or -1. Raises what a signal handler raised.
+Index accumulate(const RowsHandle& handle, const OptionalArray& weights, MomentsHandle& state, Index slab_rows,
+                 Index block_rows, int threads, std::size_t isa) {
+    const cpu::Options options{{slab_rows, block_rows}, threads, {signal_came, nullptr}};
+    cpu::Result result;
+    {
+        // Other Python threads go on; the arrays are kept alive by the caller's references.
+        py::gil_scoped_release release;
+        result = cpu::accumulate(handle.rows, doubles(weights), state.moments, options, isa_at(isa));
+    }
+    if (result.outcome == cpu::Outcome::interrupted) throw py::error_already_set();
+    return result.row;
+}
+
+void symmetrize(const py::array& lower, double scale, py::array out, int threads) {
+    const bool narrow = lower.itemsize() == 4;
+    const void* from = lower.data();
+    void* to = out.mutable_data();
+    const Index n = lower.shape(0);
+    py::gil_scoped_release release;
+    if (narrow) {
+        cpu::symmetrize(static_cast<const float*>(from), n, scale, static_cast<float*>(to), threads);
+    } else {
+        cpu::symmetrize(static_cast<const double*>(from), n, scale, static_cast<double*>(to), threads);
+    }
+}
+
+py::array_t<double> norms(const RowsHandle& handle, int threads, std::size_t isa) {
+    py::array_t<double> out(handle.rows.samples);
+    double* data = out.mutable_data();
+    py::gil_scoped_release release;
+    cpu::norms(handle.rows, data, threads, isa_at(isa));
+    return out;
+}
+
+py::array_t<double> multiply(const RowsHandle& handle, const py::array& vectors, const OptionalArray& units,
+                             int threads, std::size_t isa) {
+    const Index m = vectors.shape(0);
+    py::array_t<double> out({handle.rows.samples, m});
+    double* data = out.mutable_data();
+    const auto* from = static_cast<const double*>(vectors.data());
+    py::gil_scoped_release release;
+    cpu::multiply(handle.rows, from, doubles(units), m, data, threads, isa_at(isa));
+    return out;
+}
+
+py::tuple isa_names() {
+    py::list names;
+    for (const cpu::Isa* isa : cpu::supported_isas()) names.append(isa->name);
+    return py::tuple(names);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
+    m.doc() = "CPU kernels of gradhess; called through gradhess._backends.cpu.";
+    py::class_<RowsHandle>(m, "Rows");
+    py::class_<MomentsHandle>(m, "Moments");
+    m.def("rows", &make_rows);
+    m.def("moments", &make_moments);
+    m.def("accumulate", &accumulate);
+    m.def("close_block", [](MomentsHandle& state) {
+        py::gil_scoped_release release;
+        cpu::close_block(state.moments);
+    });
+    m.def("merge", [](MomentsHandle& state, const MomentsHandle& other) {
+        py::gil_scoped_release release;
+        cpu::merge(state.moments, other.moments);
+    });
+    m.def("symmetrize", &symmetrize);
+    m.def("materialize", [](const RowsHandle& handle, py::array out, std::size_t isa) {
+        void* data = out.mutable_data();
+        py::gil_scoped_release release;
+        cpu::materialize(handle.rows, data, isa_at(isa));
+    });
+    m.def("first_nonfinite", [](const RowsHandle& handle, const OptionalArray& weights, int threads, std::size_t isa) {
+        py::gil_scoped_release release;
+        return cpu::first_nonfinite(handle.rows, doubles(weights), threads, isa_at(isa));
+    });
+    m.def("norms", &norms);
+    m.def("multiply", &multiply);
+    m.def("isa_names", &isa_names);
+    m.def("max_threads", &omp_get_num_procs);
+    m.def("compiler", [] { return std::string(__VERSION__); });
+    m.def("probe_fma_peak", [](bool single, int threads, double seconds, std::size_t isa) {
+        py::gil_scoped_release release;
+        return cpu::probe_fma_peak(single, threads, seconds, isa_at(isa));
+    });
+    m.def("probe_read_bandwidth", &cpu::probe_read_bandwidth, py::call_guard<py::gil_scoped_release>());
+}

@@ -1,0 +1,18 @@
+// The scheduler: which thread does what, and in which order sums are committed.
+#pragma once
+
+#include "kernel_table.hpp"
+
+namespace gradhess::cpu {
+
+struct Options {
+    Layout layout;
+    int threads = 1;
+    Interrupt interrupt;
+};
+
+// Adds the rows to the moments (Backend.accumulate in protocol.py). Unless the outcome is `done`, the moments are
+// undefined. Throws std::bad_alloc, before anything is touched.
+Result accumulate(const Rows& rows, const double* weights, Moments& moments, const Options& options, const Isa& isa);
+
+}  // namespace gradhess::cpu

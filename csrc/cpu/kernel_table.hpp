@@ -1,0 +1,46 @@
+// Dispatch is data: what one instruction set offers, as a table that can be inspected and forced.
+#pragma once
+
+#include "slab.hpp"
+
+namespace gradhess::cpu {
+
+template <class T>
+struct Kernels {
+    int panel;       // columns of a packed panel
+    int strip_rows;  // rows of the scatter matrix that one tile covers
+    int tile_columns;
+
+    void (*prepare)(const Rows&, const double* weights, Index first, Index begin, Index end, Slab<T>&, RowScratch<T>&);
+    void (*centre_and_sum)(Slab<T>&, Index begin, Index end, double divisor, double* shift, double* sum);
+    void (*rank_update)(const Slab<T>&, const Tile&, const Target<double>&, T* weighted_strip);
+    void (*rank_update_narrow)(const Slab<T>&, const Tile&, const Target<float>&, T* weighted_strip);
+    void (*add_squares)(const Slab<T>&, Index begin, Index end, Index parameters, double* diagonal);
+    void (*add_squares_narrow)(const Slab<T>&, Index begin, Index end, Index parameters, float* diagonal);
+
+    void (*materialize)(const Rows&, Index first, Index count, T* out, RowScratch<T>&);
+    void (*norms)(const Rows&, Index first, Index count, double* out, RowScratch<T>&);
+    void (*multiply)(const Rows&, Index first, Index count, const double* vectors, const double* units, Index m,
+                     double* products, double* out, RowScratch<T>&);
+    Index (*first_nonfinite)(const Rows&, const double* weights, Index first, Index count, RowScratch<T>&);
+};
+
+struct Isa {
+    const char* name;
+    Kernels<double> f64;
+    Kernels<float> f32;
+    // Multiply-adds from registers alone, for `rounds` rounds: returns the FLOP done. For the benchmarks' ceiling.
+    double (*spin_f64)(Index rounds);
+    double (*spin_f32)(Index rounds);
+};
+
+template <class T>
+[[gnu::always_inline]] inline const Kernels<T>& kernels_of(const Isa& isa) {
+    if constexpr (sizeof(T) == 8) {
+        return isa.f64;
+    } else {
+        return isa.f32;
+    }
+}
+
+}  // namespace gradhess::cpu

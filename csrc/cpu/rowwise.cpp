@@ -1,0 +1,125 @@
+#include "rowwise.hpp"
+
+#include <omp.h>
+
+#include <atomic>
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+#include "workspace.hpp"
+
+namespace gradhess::cpu {
+namespace {
+
+bool computes_in_float(const Rows& rows) { return rows.dtype == DType::f32 || rows.dtype == DType::f16; }
+
+// Runs job(first, count, scratch, extra) for fixed ranges of rows; extra is room for `extra_per_row` doubles a row.
+template <class T, class Job>
+void for_jobs(const Rows& rows, Index extra_per_row, int threads, Index panel, Job job) {
+    const Index jobs = (rows.samples + tuning::kRowJob - 1) / tuning::kRowJob;
+    const int team = static_cast<int>(std::min<Index>(std::max(1, threads), jobs));
+    std::vector<RowScratch<T>> scratch(static_cast<std::size_t>(team));
+    std::vector<double*> extra(scratch.size());
+    Arena::of_this_thread().place([&](Carver& carver) {
+        for (std::size_t t = 0; t < scratch.size(); ++t) {
+            scratch[t] = carve_rows<T>(carver, rows, 0, panel);
+            extra[t] = carver.take<double>(scratch[t].group * extra_per_row);
+        }
+    });
+#pragma omp parallel for num_threads(team) schedule(dynamic, 1) if (team > 1)
+    for (Index j = 0; j < jobs; ++j) {
+        const auto t = static_cast<std::size_t>(omp_get_thread_num());
+        const Index first = j * tuning::kRowJob;
+        job(first, std::min(tuning::kRowJob, rows.samples - first), scratch[t], extra[t]);
+    }
+    Arena::of_this_thread().trim();
+}
+
+// Calls run.operator()<T>(kernels) for the compute type of the rows.
+template <class Run>
+auto with_kernels(const Rows& rows, const Isa& isa, Run run) {
+    return computes_in_float(rows) ? run(isa.f32, float{}) : run(isa.f64, double{});
+}
+
+}  // namespace
+
+void materialize(const Rows& rows, void* out, const Isa& isa) {
+    with_kernels(rows, isa, [&](const auto& kernels, auto zero) {
+        using T = decltype(zero);
+        for_jobs<T>(rows, 0, 1, kernels.panel, [&](Index first, Index count, RowScratch<T>& scratch, double*) {
+            kernels.materialize(rows, first, count, static_cast<T*>(out) + first * rows.parameters(), scratch);
+        });
+    });
+}
+
+Index first_nonfinite(const Rows& rows, const double* weights, int threads, const Isa& isa) {
+    constexpr Index none = std::numeric_limits<Index>::max();
+    std::atomic<Index> found{none};
+    with_kernels(rows, isa, [&](const auto& kernels, auto zero) {
+        using T = decltype(zero);
+        for_jobs<T>(rows, 0, threads, kernels.panel, [&](Index first, Index count, RowScratch<T>& scratch, double*) {
+            if (first > found.load()) return;
+            const Index row = kernels.first_nonfinite(rows, weights, first, count, scratch);
+            if (row < 0) return;
+            for (Index seen = found.load(); first + row < seen && !found.compare_exchange_weak(seen, first + row);) {}
+        });
+    });
+    return found.load() == none ? -1 : found.load();
+}
+
+void norms(const Rows& rows, double* out, int threads, const Isa& isa) {
+    with_kernels(rows, isa, [&](const auto& kernels, auto zero) {
+        using T = decltype(zero);
+        for_jobs<T>(rows, 0, threads, kernels.panel, [&](Index first, Index count, RowScratch<T>& scratch, double*) {
+            kernels.norms(rows, first, count, out + first, scratch);
+        });
+    });
+}
+
+void multiply(const Rows& rows, const double* vectors, const double* units, Index m, double* out, int threads,
+              const Isa& isa) {
+    with_kernels(rows, isa, [&](const auto& kernels, auto zero) {
+        using T = decltype(zero);
+        const Index products = m * rows.row_outputs();
+        for_jobs<T>(rows, products, threads, kernels.panel,
+                    [&](Index first, Index count, RowScratch<T>& scratch, double* extra) {
+                        kernels.multiply(rows, first, count, vectors, units, m, extra, out + first * m, scratch);
+                    });
+    });
+}
+
+double probe_fma_peak(bool single, int threads, double seconds, const Isa& isa) {
+    const auto spin = single ? isa.spin_f32 : isa.spin_f64;
+    double flop = 0.0;
+    double elapsed = 0.0;
+#pragma omp parallel num_threads(threads) reduction(+ : flop) reduction(max : elapsed)
+    {
+        spin(100'000);
+#pragma omp barrier
+        const double start = omp_get_wtime();
+        do {
+            flop += spin(100'000);
+            elapsed = omp_get_wtime() - start;
+        } while (elapsed < seconds);
+    }
+    return flop / elapsed * 1e-9;
+}
+
+double probe_read_bandwidth(std::size_t bytes, int threads, double seconds) {
+    const std::size_t count = bytes / sizeof(std::uint64_t);
+    std::vector<std::uint64_t> memory(count, 1);
+    double best = 0.0;
+    std::uint64_t total = 0;
+    const double begin = omp_get_wtime();
+    do {
+        const double start = omp_get_wtime();
+#pragma omp parallel for num_threads(threads) reduction(+ : total) schedule(static)
+        for (std::size_t i = 0; i < count; ++i) total += memory[i];
+        const double rate = static_cast<double>(bytes) / (omp_get_wtime() - start) * 1e-9;
+        best = std::max(best, rate);
+    } while (omp_get_wtime() - begin < seconds);
+    return total == 0 ? 0.0 : best;
+}
+
+}  // namespace gradhess::cpu

@@ -1,0 +1,20 @@
+// Row-wise operations, shared out among threads by fixed jobs of rows.
+#pragma once
+
+#include "kernel_table.hpp"
+
+namespace gradhess::cpu {
+
+// Each as the method of the same name in protocol.py. `out` belongs to the caller.
+void materialize(const Rows& rows, void* out, const Isa& isa);
+Index first_nonfinite(const Rows& rows, const double* weights, int threads, const Isa& isa);
+void norms(const Rows& rows, double* out, int threads, const Isa& isa);
+// `vectors` (m, outputs, features) and `units` (m, outputs), or null without a unit column.
+void multiply(const Rows& rows, const double* vectors, const double* units, Index m, double* out, int threads,
+              const Isa& isa);
+
+// Ceilings, for the benchmarks: GFLOP/s of multiply-adds on registers, GB/s of reading memory.
+double probe_fma_peak(bool single, int threads, double seconds, const Isa& isa);
+double probe_read_bandwidth(std::size_t bytes, int threads, double seconds);
+
+}  // namespace gradhess::cpu

@@ -1,0 +1,51 @@
+// A slab in packed form, and the memory that one thread or one team works in.
+//
+// Packed: columns in panels of `panel` (one vector, or a few), each panel contiguous, row after row:
+//   panels[(column / panel) * panel_stride + row * panel + column % panel]
+// Columns beyond the last parameter are zero. One panel serves the multiply kernel both as its vector operand (a row
+// of the panel is one load) and as its broadcast operand.
+#pragma once
+
+#include "job.hpp"
+
+namespace gradhess::cpu {
+
+template <class T>
+struct Slab {
+    T* panels = nullptr;
+    Index panel_stride = 0;
+    Index n_panels = 0;
+    Index rows = 0;
+    bool weighted = false;
+    double* weight = nullptr;  // (rows,) moment weight of each row, where weighted
+    double* value = nullptr;   // (rows,) loss of each row, where there is one
+};
+
+// Memory of one thread for the stages that touch rows and strips.
+template <class T>
+struct RowScratch {
+    T* gathered = nullptr;    // (group, features): rows of another dtype or stride
+    T* row = nullptr;         // (parameters rounded up to a panel,): a row of an outer product
+    double* eta = nullptr;    // (group, outputs)
+    double* slope = nullptr;  // (group, outputs)
+    T* factor = nullptr;      // (group, outputs): slope in the compute type
+    double* value = nullptr;  // (group,)
+    T* strip = nullptr;       // one panel: a weighted copy of the broadcast operand
+    Index group = 0;
+};
+
+// A rectangle of the scatter matrix; column_end may pass the diagonal, the update then stops at it.
+struct Tile {
+    Index row_begin, row_end, column_begin, column_end;
+};
+
+// Where a rank update goes: row-major, `stride` entries from row to row.
+template <class Scatter>
+struct Target {
+    Scatter* data;
+    Index stride;
+    Index parameters;
+    bool padded;  // whole tiles may be written: room to the right and below, rubbish allowed above the diagonal
+};
+
+}  // namespace gradhess::cpu

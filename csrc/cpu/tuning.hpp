@@ -1,0 +1,35 @@
+// Every tuning constant of the CPU kernels. Results do not depend on any of them: the order of summation is fixed by
+// Layout in job.hpp. See bench/README.md for how they were measured.
+#pragma once
+
+#include "job.hpp"
+
+namespace gradhess::cpu::tuning {
+
+// Bytes of X that a group of rows may take, so that the second touch of a row (packing, after the prediction) finds
+// it in the L2 cache.
+inline constexpr Index kGroupBytes = 256 * 1024;
+inline constexpr Index kGroupRowsMin = 16;
+
+// Macro tile of the scatter matrix, in columns: one block of packed columns stays in the L2 cache
+// (256 rows x 256 columns x 8 bytes) while strips of rows pass over it.
+inline constexpr Index kTileColumns = 256;
+inline constexpr Index kTileRows = 32;
+
+// Work, in multiply-adds, below which starting a team of threads costs more than it saves.
+inline constexpr Index kTeamMinWork = 400'000;
+
+// How far ahead of the rows being read the next ones are asked for.
+inline constexpr Index kPrefetchBytes = 8192;
+
+// A thread's share of the buffers in which finished blocks wait to be added to the total: threads meet once for as
+// many blocks as fit.
+inline constexpr Index kBlockBufferBytes = 512 * 1024;
+
+// Rows per job of the row-wise operations (norms, products with vectors, the scan for values that are not finite).
+inline constexpr Index kRowJob = 4096;
+
+// A thread keeps its workspace between calls up to this size, so a stream allocates nothing once it runs.
+inline constexpr std::size_t kKeptWorkspaceBytes = 32u << 20;
+
+}  // namespace gradhess::cpu::tuning

@@ -1,0 +1,46 @@
+// Sizes of the buffers in slab.hpp, and carving them out of an arena.
+#pragma once
+
+#include <algorithm>
+
+#include "arena.hpp"
+#include "kernel_table.hpp"
+
+namespace gradhess::cpu {
+
+inline Index round_up(Index value, Index multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// Rows whose features are read twice in a row, so that the second read finds them in cache.
+inline Index group_rows(const Rows& rows) {
+    const Index wanted = tuning::kGroupBytes / std::max<Index>(1, rows.features * 8);
+    return std::clamp<Index>(wanted / tuning::kGroupRowsMin * tuning::kGroupRowsMin, tuning::kGroupRowsMin, 256);
+}
+
+template <class T>
+RowScratch<T> carve_rows(Carver& carver, const Rows& rows, Index slab_rows, Index panel) {
+    RowScratch<T> scratch;
+    scratch.group = group_rows(rows);
+    scratch.gathered = carver.take<T>(scratch.group * rows.features);
+    scratch.row = carver.take<T>(rows.row_outputs() > 1 ? round_up(rows.parameters(), panel) : 0);
+    scratch.eta = carver.take<double>(scratch.group * rows.outputs);
+    scratch.slope = carver.take<double>(scratch.group * rows.outputs);
+    scratch.factor = carver.take<T>(scratch.group * rows.outputs);
+    scratch.value = carver.take<double>(scratch.group);
+    scratch.strip = carver.take<T>(slab_rows * panel);
+    return scratch;
+}
+
+template <class T>
+Slab<T> carve_slab(Carver& carver, const Rows& rows, bool weighted, Index slab_rows, Index panel) {
+    Slab<T> slab;
+    slab.n_panels = round_up(rows.parameters(), panel) / panel;
+    // One line more than the rows, so that panels do not all start in the same cache set.
+    slab.panel_stride = (slab_rows + 1) * panel;
+    slab.panels = carver.take<T>(slab.panel_stride * slab.n_panels);
+    slab.weighted = weighted;
+    slab.weight = carver.take<double>(weighted ? slab_rows : 0);
+    slab.value = carver.take<double>(slab_rows);
+    return slab;
+}
+
+}  // namespace gradhess::cpu

@@ -1,0 +1,163 @@
+"""The compiled CPU backend: a thin layer over ``gradhess._cpu`` (csrc/cpu), which picks the instruction set."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from gradhess import _cpu
+from gradhess._backends import layout
+from gradhess._backends.custom_loss import require_second, vector_cfuncs
+from gradhess._backends.loss_formulas import SCALAR_LOSSES
+from gradhess._backends.protocol import AnyArray, Float64Array, LossSpec, MomentState, NonFiniteRow, Rows
+from gradhess.errors import BackendError
+
+# Codes of csrc/cpu/job.hpp.
+_LOSSES: Final = {name: code for code, name in enumerate([*SCALAR_LOSSES, "softmax", "custom"])}
+_KINDS: Final = {"dense": 0, "gradient": 1, "hessian": 2}
+_STRUCTURES: Final = {"full": 0, "diagonal": 1, "sum": 2}
+_NO_FUNCTIONS: Final = (0, 0, 0)
+
+_isa: int = 0
+
+
+def available_isas() -> tuple[str, ...]:
+    """Instruction sets that were compiled in and that this processor has, best first."""
+    return _cpu.isa_names()
+
+
+def active_isa() -> str:
+    return available_isas()[_isa]
+
+
+def _select(name: str) -> None:
+    global _isa  # noqa: PLW0603  one process-wide choice, made at import or by tests
+    if name not in available_isas():
+        raise BackendError(
+            f"GRADHESS_ISA={name!r} is not available here; available: {', '.join(available_isas())}"
+        )
+    _isa = available_isas().index(name)
+
+
+@contextmanager
+def use_isa(name: str) -> Iterator[None]:
+    """Force an instruction set within a ``with`` block, for the whole process."""
+    before = active_isa()
+    _select(name)
+    try:
+        yield
+    finally:
+        _select(before)
+
+
+def _function_addresses(spec: LossSpec, kind: str) -> tuple[int, int, int]:
+    if spec.functions is None:
+        return _NO_FUNCTIONS
+    if kind == "hessian":
+        require_second(spec)
+    return vector_cfuncs(spec).addresses
+
+
+def _rows(rows: Rows) -> _cpu.Rows:
+    spec = rows.loss
+    return _cpu.rows(
+        rows.X,
+        _KINDS[rows.kind],
+        rows.unit_column,
+        -1 if spec is None else _LOSSES[spec.name],
+        0.0 if spec is None else spec.parameter,
+        rows.y,
+        rows.coef,
+        rows.intercept,
+        rows.loss_weight,
+        _NO_FUNCTIONS if spec is None else _function_addresses(spec, rows.kind),
+    )
+
+
+def _moments(state: MomentState) -> _cpu.Moments:
+    return _cpu.moments(
+        _STRUCTURES[state.structure],
+        state.centred,
+        state.scatter,
+        state.location,
+        state.block_scatter,
+        state.block_shift,
+        state.block_sum,
+        state.scalars,
+        state.counts,
+    )
+
+
+class CpuBackend:
+    """C++ kernels; see ``gradhess._backends.protocol.Backend`` for what each method does."""
+
+    name = "cpu"
+
+    def accumulate(
+        self, rows: Rows, weights: Float64Array | None, state: MomentState, *, threads: int
+    ) -> None:
+        bad = _cpu.accumulate(
+            _rows(rows), weights, _moments(state), state.slab_rows, layout.BLOCK_ROWS, threads, _isa
+        )
+        if bad >= 0:
+            raise NonFiniteRow(bad)
+
+    def close_block(self, state: MomentState) -> None:
+        _cpu.close_block(_moments(state))
+
+    def merge(self, state: MomentState, other: MomentState) -> None:
+        _cpu.merge(_moments(state), _moments(other))
+
+    def symmetrize(self, lower: AnyArray, scale: float, out: AnyArray) -> None:
+        _cpu.symmetrize(lower, scale, out, 1)
+
+    def materialize(self, rows: Rows, out: AnyArray) -> None:
+        _cpu.materialize(_rows(rows), out, _isa)
+
+    def first_nonfinite(self, rows: Rows, weights: Float64Array | None, *, threads: int) -> int:
+        return _cpu.first_nonfinite(_rows(rows), weights, threads, _isa)
+
+    def norms(self, rows: Rows, *, threads: int) -> Float64Array:
+        return _cpu.norms(_rows(rows), threads, _isa)
+
+    def matvec(self, rows: Rows, vectors: Float64Array, *, threads: int) -> Float64Array:
+        m = vectors.shape[1]
+        by_output = np.ascontiguousarray(vectors.T).reshape(m, rows.n_outputs, -1)
+        units = None
+        if rows.unit_column:
+            units = np.ascontiguousarray(by_output[:, :, -1])
+            by_output = np.ascontiguousarray(by_output[:, :, :-1])
+        return _cpu.multiply(_rows(rows), by_output, units, threads, _isa)
+
+    def rmatvec(self, rows: Rows, vectors: Float64Array, *, threads: int) -> Float64Array:
+        if rows.kind == "hessian":  # the same rows, without the weight that they bring with them
+            rows = replace(rows, kind="dense")
+        out = np.empty((rows.n_parameters, vectors.shape[1]))
+        for column in range(vectors.shape[1]):
+            state = MomentState.empty(rows.n_parameters, "sum", centred=False)
+            self.accumulate(rows, np.ascontiguousarray(vectors[:, column]), state, threads=threads)
+            self.close_block(state)
+            out[:, column] = state.location
+        return out
+
+
+def load() -> CpuBackend:
+    """The backend, with the instruction set that ``GRADHESS_ISA`` names or the best one."""
+    forced = os.environ.get("GRADHESS_ISA")
+    if forced:
+        _select(forced.lower())
+    return CpuBackend()
+
+
+def describe() -> dict[str, str]:
+    """What ``show_config`` prints."""
+    return {
+        "instruction set": active_isa(),
+        "available": ", ".join(available_isas()),
+        "compiler": _cpu.compiler(),
+    }

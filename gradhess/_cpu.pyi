@@ -1,0 +1,56 @@
+"""Types of the compiled module (csrc/bindings/cpu_module.cpp). Private: call ``gradhess._backends.cpu``."""
+
+import numpy as np
+import numpy.typing as npt
+
+from gradhess._backends.protocol import AnyArray, Float64Array
+
+class Rows: ...
+class Moments: ...
+
+def rows(
+    X: AnyArray,
+    kind: int,
+    unit_column: bool,
+    loss: int,
+    parameter: float,
+    y: Float64Array | None,
+    coef: Float64Array | None,
+    intercept: Float64Array | None,
+    loss_weight: Float64Array | None,
+    custom: tuple[int, int, int],
+) -> Rows: ...
+def moments(
+    structure: int,
+    centred: bool,
+    scatter: AnyArray | None,
+    location: Float64Array,
+    block_scatter: AnyArray | None,
+    block_shift: Float64Array,
+    block_sum: Float64Array,
+    scalars: Float64Array,
+    counts: npt.NDArray[np.int64],
+) -> Moments: ...
+def accumulate(
+    rows: Rows,
+    weights: Float64Array | None,
+    state: Moments,
+    slab_rows: int,
+    block_rows: int,
+    threads: int,
+    isa: int,
+) -> int: ...
+def close_block(state: Moments) -> None: ...
+def merge(state: Moments, other: Moments) -> None: ...
+def symmetrize(lower: AnyArray, scale: float, out: AnyArray, threads: int) -> None: ...
+def materialize(rows: Rows, out: AnyArray, isa: int) -> None: ...
+def first_nonfinite(rows: Rows, weights: Float64Array | None, threads: int, isa: int) -> int: ...
+def norms(rows: Rows, threads: int, isa: int) -> Float64Array: ...
+def multiply(
+    rows: Rows, vectors: Float64Array, units: Float64Array | None, threads: int, isa: int
+) -> Float64Array: ...
+def isa_names() -> tuple[str, ...]: ...
+def max_threads() -> int: ...
+def compiler() -> str: ...
+def probe_fma_peak(single: bool, threads: int, seconds: float, isa: int) -> float: ...
+def probe_read_bandwidth(bytes: int, threads: int, seconds: float) -> float: ...
