@@ -1,0 +1,48 @@
+"""The table of operations of the Numba backend."""
+
+from __future__ import annotations
+
+from gradhess._backends.numba import accumulate, moments, row_products, scatter_kernels, workers
+from gradhess._backends.numba.row_source import readonly
+from gradhess._backends.protocol import AnyArray, Float64Array, MomentState, Rows
+
+
+class NumbaBackend:
+    """The protocol of ``Backend``, compiled on first use and cached on disk."""
+
+    name = "numba"
+
+    def accumulate(
+        self, rows: Rows, weights: Float64Array | None, state: MomentState, *, threads: int
+    ) -> None:
+        accumulate.accumulate(rows, weights, state, threads)
+
+    def close_block(self, state: MomentState) -> None:
+        moments.close_block(state)
+
+    def merge(self, state: MomentState, other: MomentState) -> None:
+        moments.merge(state, other)
+
+    def symmetrize(self, lower: AnyArray, scale: float, out: AnyArray) -> None:
+        p = len(lower)
+        source = readonly(lower)
+
+        def strip(index: int) -> None:
+            scatter_kernels.symmetrize_strip(source, scale, out, *moments.strip_rows(index, p))
+
+        workers.run(moments.strip_count(p), strip, threads=1)
+
+    def materialize(self, rows: Rows, out: AnyArray) -> None:
+        row_products.materialize(rows, out)
+
+    def first_nonfinite(self, rows: Rows, weights: Float64Array | None, *, threads: int) -> int:
+        return row_products.first_nonfinite(rows, weights, threads)
+
+    def norms(self, rows: Rows, *, threads: int) -> Float64Array:
+        return row_products.norms(rows, threads)
+
+    def matvec(self, rows: Rows, vectors: Float64Array, *, threads: int) -> Float64Array:
+        return row_products.matvec(rows, vectors, threads)
+
+    def rmatvec(self, rows: Rows, vectors: Float64Array, *, threads: int) -> Float64Array:
+        return row_products.rmatvec(rows, vectors, threads)

@@ -1,0 +1,48 @@
+"""Every backend, and every instruction set of the compiled one, in turn."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from gradhess._backends import registry
+from gradhess._backends.protocol import Backend
+from gradhess.errors import BackendError
+
+ARM = platform.machine().lower() in {"aarch64", "arm64"}
+CPU_ISAS = ["neon"] if ARM else ["avx512", "avx2", "baseline"]
+BACKENDS = ["reference", "numba", *(f"cpu-{isa}" for isa in CPU_ISAS)]
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of a backend, which is the active one throughout the test."""
+    name, _, isa = request.param.partition("-")
+    try:
+        registry.get(name)
+    except BackendError as error:
+        pytest.skip(str(error))
+    with registry.use_backend(name):
+        if not isa:
+            yield name
+            return
+        from gradhess._backends import cpu
+
+        if isa not in cpu.available_isas():
+            pytest.skip(f"instruction set {isa} is not available here: {', '.join(cpu.available_isas())}")
+        with cpu.use_isa(isa):
+            yield name
+
+
+@pytest.fixture
+def ops(backend: str) -> Backend:
+    """The active backend's table of operations."""
+    return registry.get(backend)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20261120)

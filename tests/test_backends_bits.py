@@ -1,0 +1,98 @@
+"""The same rows have the same bits: for any chunking at slab edges, any thread count, any repetition, any address."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import oracles
+import pytest
+
+from gradhess._backends import layout
+from gradhess._backends.protocol import Rows
+
+CASES = {
+    "narrow": dict(n=9000, d=9),
+    "blocks": dict(n=13000, d=33, dtype=np.float32),
+    "logistic": dict(n=9000, d=5, kind="gradient", loss="logistic", unit_column=True),
+    "softmax": dict(n=5000, d=4, kind="gradient", loss="softmax", loss_weight=True),
+    "hessian": dict(n=5000, d=6, kind="hessian", loss="poisson"),
+    "wide": dict(n=1500, d=300),
+    "wide-f32": dict(n=5000, d=260, kind="gradient", loss="squared", dtype=np.float32),
+    "wide-softmax": dict(n=1500, d=40, kind="gradient", loss="softmax", outputs=7, unit_column=True),
+    "integers": dict(n=5000, d=12, dtype=np.int16, mean=20.0),
+}
+
+
+@pytest.fixture(params=CASES)
+def rows(request) -> Rows:
+    return oracles.make_rows(**CASES[request.param])
+
+
+def weights_of(rows):
+    return np.random.default_rng(6).uniform(0, 2, rows.n_samples)
+
+
+@pytest.mark.parametrize("structure", ["full", "diagonal", "sum"])
+def test_any_number_of_threads(ops, rows, structure):
+    weights = weights_of(rows)
+    expected = oracles.accumulate(ops, rows, weights, structure=structure, threads=1)
+    for threads in (1, 2, 3, 7):
+        state = oracles.accumulate(ops, rows, weights, structure=structure, threads=threads)
+        oracles.assert_same_bits(state, expected)
+
+
+@pytest.mark.parametrize("structure", ["full", "diagonal", "sum"])
+@pytest.mark.parametrize("centred", [True, False])
+def test_any_chunking_at_slab_edges(ops, rows, structure, centred):
+    weights = weights_of(rows)
+    expected = oracles.accumulate(ops, rows, weights, structure=structure, centred=centred)
+    n, slab = rows.n_samples, layout.SLAB_ROWS
+    for cuts in (
+        tuple(range(5 * slab, n, 5 * slab)),
+        (slab,),
+        tuple(cut for cut in (4 * slab, layout.BLOCK_ROWS - slab, layout.BLOCK_ROWS, 8192 + slab) if cut < n),
+    ):
+        state = oracles.accumulate(
+            ops, rows, weights, structure=structure, centred=centred, cuts=cuts, threads=3
+        )
+        oracles.assert_same_bits(state, expected)
+
+
+def test_slab_by_slab(ops):
+    for dtype in (np.float64, np.float32):
+        rows = oracles.make_rows(5000, 7, dtype=dtype)
+        cuts = tuple(range(layout.SLAB_ROWS, 5000, layout.SLAB_ROWS))
+        oracles.assert_same_bits(oracles.accumulate(ops, rows, cuts=cuts), oracles.accumulate(ops, rows))
+
+
+def test_short_slabs_of_wide_diagonals(ops):
+    rows = oracles.make_rows(200, 5000, dtype=np.float32)
+    slab = layout.slab_rows(5000, "diagonal")
+    assert slab < layout.SLAB_ROWS
+    for structure in ("diagonal", "sum"):
+        expected = oracles.accumulate(ops, rows, structure=structure, threads=1)
+        for threads, cuts in ((3, ()), (2, (slab, 3 * slab))):
+            state = oracles.accumulate(ops, rows, structure=structure, threads=threads, cuts=cuts)
+            oracles.assert_same_bits(state, expected)
+
+
+def test_any_address(ops):
+    """Vectors and cache lines may begin anywhere in a row."""
+    for dtype, d in ((np.float64, 17), (np.float32, 300)):
+        rows = oracles.make_rows(700, d, dtype=dtype, kind="gradient", loss="logistic")
+        expected = oracles.accumulate(ops, rows)
+        memory = np.empty(rows.X.size + 16, dtype)
+        for offset in (0, 1, 3, 7):
+            X = memory[offset : offset + rows.X.size].reshape(rows.X.shape)
+            X[...] = rows.X
+            oracles.assert_same_bits(oracles.accumulate(ops, replace(rows, X=X)), expected)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_products(ops, rows, threads):
+    rng = np.random.default_rng(9)
+    v, u = rng.standard_normal((rows.n_parameters, 2)), rng.standard_normal((rows.n_samples, 2))
+    np.testing.assert_array_equal(ops.norms(rows, threads=threads), ops.norms(rows, threads=1))
+    np.testing.assert_array_equal(ops.matvec(rows, v, threads=threads), ops.matvec(rows, v, threads=1))
+    np.testing.assert_array_equal(ops.rmatvec(rows, u, threads=threads), ops.rmatvec(rows, u, threads=1))
