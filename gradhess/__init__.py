@@ -1,0 +1,22 @@
+"""Streaming covariance of per-sample gradients, without the gradients ever being formed."""
+
+from gradhess import errors, losses
+from gradhess._backends.registry import set_num_threads, show_config, use_backend
+from gradhess._config import VERSION as __version__
+from gradhess._gradients import as_gradients, glm_gradients, weighted_gram
+from gradhess._memory import estimate_memory
+from gradhess._streaming import StreamingCovariance
+
+__all__ = [
+    "StreamingCovariance",
+    "__version__",
+    "as_gradients",
+    "errors",
+    "estimate_memory",
+    "glm_gradients",
+    "losses",
+    "set_num_threads",
+    "show_config",
+    "use_backend",
+    "weighted_gram",
+]

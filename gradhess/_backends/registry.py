@@ -1,0 +1,208 @@
+"""Which backend serves a call, with how many threads, and what ``show_config`` says about it.
+
+Nothing here computes. A backend is imported when it is first asked for; one that cannot be imported is remembered
+with the reason, which is what the error message and ``show_config`` then say.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import Any, Final
+
+import numpy as np
+
+from gradhess._backends.protocol import Backend
+from gradhess._config import VERSION
+from gradhess.errors import BackendError, InputError, InputTypeError
+
+PREFERENCE: Final = ("cpu", "numba", "reference")
+"""The backends that can serve a call, the fastest first."""
+
+MODULES: Final = {
+    "cpu": "gradhess._backends.cpu",
+    "numba": "gradhess._backends.numba",
+    "reference": "gradhess._backends.reference",
+    "cuda": "gradhess._backends.cuda",
+}
+
+_loaded: dict[str, Backend] = {}
+_reasons: dict[str, str] = {}
+_override: ContextVar[Backend | None] = ContextVar("gradhess_backend", default=None)
+_threads: int | None = None
+
+
+def get(name: str) -> Backend:
+    """The backend of that name; BackendError with the reason where it is not available."""
+    backend = _loaded.get(name)
+    if backend is not None:
+        return backend
+    if name not in MODULES:
+        raise InputError(f"backend {name!r} is unknown; the backends are {', '.join(map(repr, PREFERENCE))}")
+    if name not in _reasons:
+        try:
+            loaded: Backend = importlib.import_module(MODULES[name]).load()
+        except (ImportError, BackendError) as error:
+            _reasons[name] = str(error) or type(error).__name__
+        else:
+            _loaded[name] = loaded
+            return loaded
+    raise BackendError(f"backend {name!r} is not available: {_reasons[name]}")
+
+
+def active() -> Backend:
+    """The backend of this call: ``use_backend``, else ``GRADHESS_BACKEND``, else the fastest that is there."""
+    chosen = _override.get()
+    if chosen is not None:
+        return chosen
+    name = os.environ.get("GRADHESS_BACKEND")
+    return get(name) if name else _fastest()
+
+
+def _fastest() -> Backend:
+    for name in PREFERENCE[:-1]:
+        try:
+            return get(name)
+        except BackendError:
+            continue
+    return get(PREFERENCE[-1])
+
+
+class BackendChoice:
+    """What ``use_backend`` returns: the choice holds already; as a context manager it ends with the block."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._name = backend.name
+        self._token: Token[Backend | None] = _override.set(backend)
+
+    def __enter__(self) -> BackendChoice:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _override.reset(self._token)
+
+    def __repr__(self) -> str:
+        return f"<gradhess backend {self._name!r}>"
+
+
+def use_backend(name: str) -> BackendChoice:
+    """Choose the backend that computes from here on.
+
+    Parameters
+    ----------
+    name : {"cpu", "numba", "reference"}
+        ``"cpu"`` is the compiled code, ``"numba"`` the same algorithm compiled at run time, and ``"reference"``
+        plain NumPy, slow and obvious.
+
+    Returns
+    -------
+    A context manager. Ignore it, and the choice stays; use it in a ``with`` statement, and the choice ends with
+    the block.
+
+    Raises
+    ------
+    BackendError
+        The backend is not available; the message says why.
+    InputError
+        There is no backend of that name.
+
+    Notes
+    -----
+    The choice belongs to the current context (``contextvars``): other threads do not see it. For a whole process,
+    set the environment variable ``GRADHESS_BACKEND``.
+
+    Examples
+    --------
+    >>> with gradhess.use_backend("reference"):
+    ...     gradhess.weighted_gram(X)
+    """
+    return BackendChoice(get(name))
+
+
+def num_threads() -> int:
+    """Threads that a call may use: ``set_num_threads``, else the environment, else the CPUs of the process."""
+    if _threads is not None:
+        return _threads
+    own = os.environ.get("GRADHESS_NUM_THREADS")
+    if own:
+        if not own.isdecimal() or int(own) == 0:
+            raise InputError(f"GRADHESS_NUM_THREADS is {own!r}; it must be a positive integer")
+        return int(own)
+    openmp = (
+        os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    )  # "4,2" gives a number for each nesting level
+    if openmp.isdecimal() and int(openmp) > 0:
+        return int(openmp)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def set_num_threads(n: int | None) -> None:
+    """Bound the number of threads of every later call in this process.
+
+    Parameters
+    ----------
+    n : int or None
+        At least 1. None returns to the default: ``GRADHESS_NUM_THREADS``, else ``OMP_NUM_THREADS``, else the number
+        of CPUs that the process may run on.
+
+    Raises
+    ------
+    InputError, InputTypeError
+        ``n`` is below 1, or no integer.
+
+    Notes
+    -----
+    Results have the same bits for any number of threads.
+    """
+    global _threads  # noqa: PLW0603 - the one process-wide setting
+    if n is not None:
+        if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
+            raise InputTypeError(f"n must be an integer or None, not {type(n).__name__}")
+        if n < 1:
+            raise InputError(f"n is {n}; it must be at least 1")
+    _threads = None if n is None else int(n)
+
+
+def config() -> dict[str, Any]:
+    """What was found, as plain data: versions, the active backend, threads, and for each backend its description
+    or the reason why it is absent."""
+    backends: dict[str, dict[str, Any]] = {}
+    for name, module in MODULES.items():
+        try:
+            get(name)
+        except BackendError:
+            backends[name] = {"available": False, "reason": _reasons[name]}
+        else:
+            details: dict[str, str] = importlib.import_module(module).describe()
+            backends[name] = {"available": True, "details": details}
+    return {
+        "gradhess": VERSION,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "threads": num_threads(),
+        "active": active().name,
+        "backends": backends,
+    }
+
+
+def show_config() -> None:
+    """Print what was found: versions, threads, the active backend, and for each absent backend the reason."""
+    found = config()
+    print(
+        f"gradhess {found['gradhess']} on Python {found['python']}, NumPy {found['numpy']}, {found['platform']}"
+    )
+    print(f"active backend: {found['active']}; threads: {found['threads']}")
+    for name, facts in found["backends"].items():
+        if facts["available"]:
+            details = "; ".join(f"{key}: {value}" for key, value in facts["details"].items())
+            print(f"  {name:<10} {details}")
+        else:
+            print(f"  {name:<10} absent: {facts['reason']}")

@@ -1,0 +1,256 @@
+"""What every batch of per-sample gradients can do, and explicit (n, p) arrays as such a batch."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradhess import _memory
+from gradhess import _validation as check
+from gradhess._arrays import NUMPY, give_back, library_of
+from gradhess._backends import registry
+from gradhess._backends.protocol import LOSS, AnyArray, Float64Array, MomentState, NonFiniteRow, Rows
+from gradhess._gradients import passes
+from gradhess.errors import InputError
+
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator
+
+
+class Gradients:
+    """Per-sample gradients G (n, p), known by their structure and never formed.
+
+    Rows are samples. Nothing is computed before it is asked for, and the arrays behind it are referenced, not
+    copied: do not change them while it is in use. Results come back as the array type that came in (NumPy, PyTorch,
+    JAX). Every method that reads rows raises NonFiniteError, with the index of the row, at a row that is not finite.
+    """
+
+    def __init__(self, rows: Rows, library: str) -> None:
+        self.rows = rows
+        self.library = library
+        self._sum: Float64Array | None = None
+        self._loss: float | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n_samples, n_parameters)."""
+        return self.rows.n_samples, self.rows.n_parameters
+
+    @property
+    def n_samples(self) -> int:
+        """n."""
+        return self.rows.n_samples
+
+    @property
+    def n_parameters(self) -> int:
+        """p."""
+        return self.rows.n_parameters
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type in which a row is computed: float32 for data of at most 32-bit floats, else float64."""
+        return self.rows.compute_dtype
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of shape {self.shape}, {self.dtype}>"
+
+    def sum(self) -> Any:
+        """``G^T 1`` (p,), float64: the gradient of the summed loss. Divided by nothing."""
+        return give_back(self._summed().copy(), self.library)
+
+    def mean(self) -> Any:
+        """``G^T 1 / n`` (p,), float64: the gradient of the mean loss.
+
+        Raises
+        ------
+        InputError
+            There are no rows.
+        """
+        self._need_more_than(0, "the mean")
+        return give_back(self._summed() / self.n_samples, self.library)
+
+    def gram(self, *, dtype: npt.DTypeLike = "float64") -> Any:
+        """``G^T G`` (p, p), symmetric: the outer product of gradients, the unnormalised empirical Fisher.
+
+        Divided by nothing. A loss weight c enters squared, as every row carries it once.
+
+        Parameters
+        ----------
+        dtype : {"float64", "float32"}
+            Of the accumulator and the result; float32 only for float32 rows.
+
+        Raises
+        ------
+        ResultTooLargeError
+            The result would not fit in memory; nothing was allocated.
+        """
+        state = self._moments(dtype, "a Gram matrix", centred=False)
+        self._remember(state)
+        return self._finish(state, 1.0)
+
+    def covariance(self, ddof: int = 0, *, dtype: npt.DTypeLike = "float64") -> Any:
+        """``(G - 1 m^T)^T (G - 1 m^T) / (n - ddof)`` (p, p), symmetric, with m the mean row.
+
+        Parameters
+        ----------
+        ddof : int
+            0 divides by n, 1 by n - 1.
+        dtype : {"float64", "float32"}
+            Of the accumulator and the result; float32 only for float32 rows.
+
+        Raises
+        ------
+        InputError
+            There are not more than ``ddof`` rows.
+        ResultTooLargeError
+            The result would not fit in memory; nothing was allocated.
+        """
+        check.count(ddof, "ddof", 0)
+        self._need_more_than(ddof, f"the covariance with ddof={ddof}")
+        return self._finish(self._moments(dtype, "a covariance", centred=True), 1.0 / (self.n_samples - ddof))
+
+    def diagonal(self) -> Any:
+        """``diag(G^T G)`` (p,), float64: the sum of squared gradients. Divided by nothing."""
+        state = passes.moments(self.rows, "diagonal")
+        self._remember(state)
+        return give_back(_scatter(state), self.library)
+
+    def norms(self) -> Any:
+        """Euclidean norms of the rows, (n,), float64."""
+        backend = registry.active()
+        threads = registry.num_threads()
+        out = np.empty(self.n_samples)
+        for start, stop in passes.spans(self.n_samples, passes.piece_rows(2 * self.n_parameters, threads)):
+            out[start:stop] = backend.norms(self.rows.slice(start, stop), threads=threads)
+        passes.check_result(backend, self.rows, out)
+        return give_back(out, self.library)
+
+    def matvec(self, v: Any) -> Any:
+        """``G v``: (n,) for v of shape (p,), (n, m) for (p, m). float64."""
+        vectors = check.factor(v, "v", self.n_parameters, self.shape)
+        backend = registry.active()
+        threads = registry.num_threads()
+        out = np.empty((self.n_samples, vectors.shape[1]))
+        size = passes.piece_rows(2 * self.n_parameters * vectors.shape[1], threads)
+        for start, stop in passes.spans(self.n_samples, size):
+            out[start:stop] = backend.matvec(self.rows.slice(start, stop), vectors, threads=threads)
+        passes.check_result(backend, self.rows, out)
+        return give_back(out if np.ndim(v) > 1 else out[:, 0], self.library)
+
+    def rmatvec(self, u: Any) -> Any:
+        """``G^T u``: (p,) for u of shape (n,), (p, m) for (n, m). float64."""
+        vectors = check.factor(u, "u", self.n_samples, self.shape)
+        backend = registry.active()
+        threads = registry.num_threads()
+        out = np.zeros((self.n_parameters, vectors.shape[1]))
+        # One size for any number of threads: where pieces begin decides the order of summation, so the bits.
+        size = passes.piece_rows(2 * self.n_parameters * vectors.shape[1], threads=1)
+        for start, stop in passes.spans(self.n_samples, size):
+            try:
+                out += backend.rmatvec(self.rows.slice(start, stop), vectors[start:stop], threads=threads)
+            except NonFiniteRow as bad:
+                raise passes.nonfinite_error(self.rows, None, start + bad.index) from None
+        passes.check_result(backend, self.rows, out)
+        return give_back(out if np.ndim(u) > 1 else out[:, 0], self.library)
+
+    def toarray(self) -> Any:
+        """G itself, (n, p), of type ``dtype``: for tests and small data.
+
+        Raises
+        ------
+        ResultTooLargeError
+            It would not fit in memory.
+        """
+        _memory.require(self.n_samples * self.n_parameters * self.dtype.itemsize, f"G of shape {self.shape}")
+        out = np.empty(self.shape, self.dtype)
+        registry.active().materialize(self.rows, out)
+        return give_back(out, self.library)
+
+    def as_linear_operator(self) -> LinearOperator:
+        """G as a ``scipy.sparse.linalg.LinearOperator`` of shape (n, p), float64, for ``svds``, ``lsmr`` and others.
+
+        Needs SciPy, and NumPy (or anything on the CPU) as the type of its vectors.
+        """
+        from scipy.sparse.linalg import LinearOperator  # SciPy is slow to import, and needed here alone
+
+        plain = copy.copy(self)
+        plain.library = NUMPY
+        return LinearOperator(
+            shape=self.shape,
+            matvec=plain.matvec,
+            rmatvec=plain.rmatvec,
+            matmat=plain.matvec,
+            rmatmat=plain.rmatvec,
+            dtype=np.dtype(np.float64),
+        )
+
+    def loss(self) -> float:
+        """The summed loss of the batch; an error for explicit gradients, which have none."""
+        raise InputError("explicit gradients carry no loss; glm_gradients(X, y, coef, loss=...) does")
+
+    def hessian(self) -> Any:
+        """The Hessian of the summed loss; an error for explicit gradients, which have none."""
+        raise InputError("explicit gradients carry no Hessian; glm_gradients(X, y, coef, loss=...) does")
+
+    def _moments(self, dtype: npt.DTypeLike, what: str, *, centred: bool) -> MomentState:
+        accumulator = check.accumulator_dtype(dtype)
+        check.accumulator_fits(accumulator, self.dtype, "dtype")
+        _memory.require_matrix(self.n_parameters, what, accumulator)
+        return passes.moments(self.rows, "full", centred=centred, dtype=accumulator)
+
+    def _finish(self, state: MomentState, scale: float) -> Any:
+        scatter = _scatter(state)
+        registry.active().symmetrize(scatter, scale, scatter)
+        return give_back(scatter, self.library)
+
+    def _summed(self) -> Float64Array:
+        if self._sum is None:
+            self._remember(passes.moments(self.rows, "sum"))
+        assert self._sum is not None
+        return self._sum
+
+    def _remember(self, uncentred: MomentState) -> None:
+        """Keep the small things that a pass found on its way."""
+        self._sum = uncentred.location
+        self._loss = float(uncentred.scalars[LOSS])
+
+    def _need_more_than(self, ddof: int, what: str) -> None:
+        if self.n_samples <= ddof:
+            raise InputError(f"{what} needs more than {ddof} rows, and there are {self.n_samples}")
+
+
+def _scatter(state: MomentState) -> AnyArray:
+    assert state.scatter is not None
+    return state.scatter
+
+
+class DenseGradients(Gradients):
+    """Gradients that exist as an (n, p) array already: row i of the array is the gradient of sample i."""
+
+
+def as_gradients(G: Any) -> Gradients:
+    """The interface of ``glm_gradients`` over an explicit array of gradients.
+
+    Parameters
+    ----------
+    G : array_like, shape (n, p)
+        Row i is the gradient of sample i. float32 and float64 in any memory order, integers and booleans; not
+        copied.
+
+    Returns
+    -------
+    Gradients
+        With ``shape``, ``dtype``, ``sum``, ``mean``, ``gram``, ``covariance``, ``diagonal``, ``norms``, ``matvec``,
+        ``rmatvec``, ``toarray``, ``as_linear_operator``. ``loss`` and ``hessian`` are errors: an array has none.
+
+    Raises
+    ------
+    InputError, InputTypeError
+        Not two-dimensional, no columns, or not real numbers.
+    """
+    if isinstance(G, Gradients):
+        return G
+    return DenseGradients(Rows(check.matrix(G, "G")), library_of(G))

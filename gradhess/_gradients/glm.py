@@ -1,0 +1,110 @@
+"""Gradients of generalised linear models: rows ``c_i l'(eta_i, y_i) x~_i``, or ``c_i delta_i (x) x~_i`` for softmax."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from gradhess import _memory
+from gradhess import _validation as check
+from gradhess._arrays import give_back, library_of
+from gradhess._backends.protocol import Rows
+from gradhess._gradients import passes, softmax_hessian
+from gradhess._gradients.base import Gradients
+from gradhess.errors import InputError
+from gradhess.losses import Loss
+
+
+class GlmGradients(Gradients):
+    """Per-sample gradients of a generalised linear model, made by ``gradhess.glm_gradients``."""
+
+    def __init__(self, rows: Rows, library: str, loss: Loss) -> None:
+        super().__init__(rows, library)
+        self._loss_function = loss
+
+    def loss(self) -> float:
+        """``sum_i c_i l(eta_i, y_i)``: the summed loss, divided by nothing.
+
+        Raises
+        ------
+        InputError
+            A custom loss was made without its value.
+        """
+        if not self._loss_function.has_value:
+            raise InputError("this custom loss has no value; pass value= to gradhess.losses.custom")
+        self._summed()
+        assert self._loss is not None
+        return self._loss
+
+    def hessian(self) -> Any:
+        """The Hessian of the summed loss, (p, p), symmetric, float64. Divided by nothing.
+
+        ``X~^T diag(c l'') X~``; for softmax block (q, r) is ``X~^T diag(c P_q (delta_qr - P_r)) X~``.
+
+        Raises
+        ------
+        InputError
+            A custom loss was made without its second derivative.
+        ResultTooLargeError
+            It would not fit in memory; nothing was allocated.
+        """
+        if not self._loss_function.has_second_derivative:
+            raise InputError(
+                "this custom loss has no second derivative; pass second= to gradhess.losses.custom"
+            )
+        if self.rows.n_outputs > 1 or self._loss_function.name == "softmax":
+            return give_back(softmax_hessian.hessian(self.rows), self.library)
+        _memory.require_matrix(self.n_parameters, "a Hessian", softmax_hessian.FLOAT64)
+        return self._finish(passes.moments(replace(self.rows, kind="hessian"), "full"), 1.0)
+
+
+def glm_gradients(
+    X: Any,
+    y: Any,
+    coef: Any,
+    loss: Loss | str = "squared",
+    *,
+    intercept: Any = None,
+    sample_weight: Any = None,
+) -> GlmGradients:
+    """Per-sample gradients of a generalised linear model: structured, lazy, never formed.
+
+    Row i is ``c_i l'(eta_i, y_i) x~_i`` with ``eta_i = x_i @ coef + intercept``, the loss weight ``c_i``, and
+    ``x~_i = x_i``, or ``[x_i, 1]`` with an intercept. For softmax it is ``c_i (P_i - onehot(y_i)) (x) x~_i``.
+
+    Parameters
+    ----------
+    X : array_like, shape (n, d)
+        Rows are samples. float32 and float64 in any memory order without a copy; integers and booleans.
+    y : array_like, shape (n,)
+        Labels in the domain of the loss: {0, 1} for logistic, ``>= 0`` for poisson, 0, ..., k - 1 for softmax.
+    coef : array_like, shape (d,), or (k, d) for softmax
+        Where the gradients are taken.
+    loss : str or Loss
+        ``"squared"``, ``"logistic"``, ``"poisson"``, ``"huber"``, ``"softmax"``, or an object from
+        ``gradhess.losses``. Per sample, with no division by n.
+    intercept : float, or array_like of shape (k,) for softmax, optional
+        The current value of the intercept. It adds one parameter, **last** (for softmax last in the row of each
+        class), without a copy of ``X``. None means that the model has none; 0.0 that it has one, now 0.
+    sample_weight : array_like, shape (n,), optional
+        Weights ``c_i >= 0`` of the *loss*: the row is multiplied by ``c_i``, so ``sum``, ``loss`` and ``hessian``
+        carry ``c_i``, and ``gram`` carries ``c_i^2``. Not the ``sample_weight`` of
+        ``StreamingCovariance.partial_fit``, which weights the *moment*: ``sum_i w_i g_i g_i^T``.
+
+    Returns
+    -------
+    GlmGradients
+        Of shape (n, p): p = d, or d + 1 with an intercept; k times that for softmax, row-major over (k, d) or
+        (k, d + 1).
+
+    Raises
+    ------
+    InputError
+        Shapes that do not agree, a label outside the domain (named with its row), a negative weight, coefficients
+        that are not finite.
+    InputTypeError
+        Data that are not real numbers.
+    """
+    resolved = check.resolve_loss(loss)
+    rows = check.glm_rows(X, y, coef, resolved, intercept=intercept, sample_weight=sample_weight)
+    return GlmGradients(rows, library_of(X), resolved)

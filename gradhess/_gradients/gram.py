@@ -1,0 +1,90 @@
+"""The universal contraction: ``X^T diag(weights) X``."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from gradhess import _memory
+from gradhess import _validation as check
+from gradhess._arrays import give_back, library_of
+from gradhess._backends import registry
+from gradhess._backends.protocol import AnyArray, Float64Array, MomentState, Rows
+from gradhess._gradients import passes
+from gradhess._gradients.interrupts import InterruptDeferred
+
+TEMPORARY_MAX_COLUMNS: Final = 1024
+"""Up to here (8 MiB) the product is formed aside and then added to ``out``; above, ``out`` is the accumulator."""
+
+
+def weighted_gram(X: Any, weights: Any = None, *, out: Any = None) -> Any:
+    """``X^T diag(weights) X``, the full symmetric (d, d) matrix.
+
+    Parameters
+    ----------
+    X : array_like, shape (n, d)
+        Rows are samples. float32 and float64 in any memory order without a copy; integers and booleans.
+    weights : array_like, shape (n,), optional
+        Of any sign; ones by default. ``diag(weights) X`` is never formed.
+    out : array, shape (d, d), optional
+        Of NumPy, or a tensor on the CPU.
+        Accumulates: the product is **added** to it. float64, or float32 if ``X`` is; C- or Fortran-contiguous;
+        symmetric (above 1024 columns only one triangle is read, and the sum is mirrored from it). Sums are formed
+        in its type.
+
+    Returns
+    -------
+    array, shape (d, d)
+        ``out`` if given; else a new float64 array of the type of ``X``. Divided by nothing.
+
+    Raises
+    ------
+    InputError, InputTypeError
+        Shapes that do not agree; data that are not real numbers; an ``out`` that cannot be added to.
+    NonFiniteError
+        A row or a weight is not finite; ``row`` is the first.
+    ResultTooLargeError
+        The result would not fit in memory.
+
+    Notes
+    -----
+    After an error ``out`` is as it was, to the bit. Only Ctrl-C above 1024 columns leaves the sum over some of the
+    rows in it, as there is no second matrix to return to.
+    """
+    data = check.matrix(X, "X")
+    row_weights = None if weights is None else check.per_row(weights, "weights", data.shape[0], data.shape)
+    rows = Rows(data)
+    if out is None:
+        _memory.require_matrix(rows.n_parameters, "a Gram matrix", check.accumulator_dtype("float64"))
+        return give_back(_gram(rows, row_weights, "float64"), library_of(X))
+    total = check.accumulating_output(out, rows.n_parameters, rows.compute_dtype)
+    if rows.n_parameters <= TEMPORARY_MAX_COLUMNS:
+        total += _gram(rows, row_weights, total.dtype)
+    else:
+        _accumulate_into(rows, row_weights, total)
+    return out
+
+
+def _gram(rows: Rows, weights: Float64Array | None, dtype: Any) -> AnyArray:
+    state = passes.moments(rows, "full", dtype=dtype, weights=weights, weights_name="weights")
+    assert state.scatter is not None
+    registry.active().symmetrize(state.scatter, 1.0, state.scatter)
+    return state.scatter
+
+
+def _accumulate_into(rows: Rows, weights: Float64Array | None, out: AnyArray) -> None:
+    """Add to the lower triangle of ``out`` itself, then mirror it: no second matrix of that size."""
+    backend = registry.active()
+    passes.refuse_nonfinite(backend, rows, weights, weights_name="weights")
+    lower = out if out.flags.c_contiguous else out.T
+    state = MomentState.empty(rows.n_parameters, "sum", centred=False)
+    state.structure, state.scatter = "full", lower
+    threads = registry.num_threads()
+    try:
+        for start, stop in passes.moment_pieces(rows, state, threads):
+            with InterruptDeferred():
+                backend.accumulate(
+                    rows.slice(start, stop), passes.part(weights, start, stop), state, threads=threads
+                )
+    finally:
+        backend.close_block(state)
+        backend.symmetrize(lower, 1.0, lower)

@@ -1,0 +1,490 @@
+"""``StreamingCovariance``: what users see of a stream of rows or gradients."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from gradhess import _memory
+from gradhess import _validation as check
+from gradhess._arrays import NUMPY, give_back, library_of
+from gradhess._backends import registry
+from gradhess._backends.protocol import WEIGHT, WEIGHT_SQUARES, AnyArray, Float64Array, MomentState, Rows
+from gradhess._config import VERSION
+from gradhess._gradients import Gradients
+from gradhess._streaming import serial, spectral, storage
+from gradhess._streaming.settings import Settings
+from gradhess.errors import InputError, NotFittedError, StateFileError
+
+
+class StreamingCovariance:
+    """Mean and covariance of rows that come in chunks: of plain data, or of per-sample gradients.
+
+    Rows are samples. Centring is stable, in one pass: every block of 4096 rows is summed about a shift of its own, and
+    blocks are merged by the formula of Chan, Golub and LeVeque (*Algorithms for computing the sample variance*, 1983).
+    Results have the same bits for any chunking of the same rows and any number of threads.
+
+    Parameters
+    ----------
+    structure : {"full", "diagonal"}
+        ``"full"`` keeps the (p, p) covariance, ``"diagonal"`` the p variances.
+    assume_centered : bool
+        Sum about zero: the mean is not subtracted, and ``location_`` is zero.
+    ddof : int
+        The covariance is divided by ``W - ddof * W2 / W`` with ``W = sum w_i`` and ``W2 = sum w_i^2``, as in
+        ``np.cov(aweights=...)``. Without weights that is ``n - ddof``: 0 divides by n, 1 by n - 1.
+    dtype : {"float64", "float32"}
+        Of the accumulator and of results; float32 only for float32 data.
+    on_nonfinite : {"error", "skip"}
+        What to do about a row (or weight) with NaN or infinity: refuse the chunk, or leave the row out and count it in
+        ``n_samples_skipped_``.
+
+    Notes
+    -----
+    A call that fails leaves the object as it was, to the bit. Only for a covariance above 8 MiB (1024 parameters),
+    Ctrl-C leaves the rows up to there inside: the state is valid, and ``n_samples_seen_`` says how many they are.
+
+    Results are finished when they are read, on a copy: reading changes nothing. They come back as the array type of the
+    last chunk (NumPy, PyTorch, JAX).
+
+    Examples
+    --------
+    >>> cov = StreamingCovariance(ddof=1)
+    >>> for X, y in chunks:
+    ...     cov.partial_fit(gradhess.glm_gradients(X, y, coef, loss="logistic"))
+    >>> cov.covariance_
+    """
+
+    def __init__(
+        self,
+        structure: str = "full",
+        assume_centered: bool = False,
+        ddof: int = 0,
+        *,
+        dtype: npt.DTypeLike = "float64",
+        on_nonfinite: str = "error",
+    ) -> None:
+        self._settings = Settings(structure, assume_centered, ddof, dtype, on_nonfinite)
+        self._stream = self._settings.empty_stream()
+        self._library = NUMPY
+        self._eigen: spectral.Spectrum | None = None
+        self._leading: tuple[Float64Array, Float64Array] | None = None
+
+    # ---- parameters, as scikit-learn has them --------------------------------------------------------------------
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The parameters of the constructor. ``deep`` is there for scikit-learn and changes nothing."""
+        return asdict(self._settings)
+
+    def set_params(self, **params: Any) -> Self:
+        """Change parameters; what is summed (structure, centring, dtype) only before the first row.
+
+        Raises
+        ------
+        InputError
+            An unknown name, a value that is not allowed, or a change that the rows already seen do not allow.
+        """
+        current = asdict(self._settings)
+        unknown = sorted(params.keys() - current.keys())
+        if unknown:
+            raise InputError(f"unknown parameters {', '.join(unknown)}; there are {', '.join(current)}")
+        settings = Settings(**{**current, **params})
+        if settings.sums() != self._settings.sums():
+            if self.n_samples_seen_:
+                raise InputError(
+                    "structure, assume_centered and dtype cannot change once rows were seen; call reset() first"
+                )
+            self._stream = settings.empty_stream()
+        self._settings = settings
+        self._forget()
+        return self
+
+    @property
+    def structure(self) -> str:
+        return str(self._settings.structure)
+
+    @property
+    def assume_centered(self) -> bool:
+        return bool(self._settings.assume_centered)
+
+    @property
+    def ddof(self) -> int:
+        return int(self._settings.ddof)
+
+    @property
+    def dtype(self) -> Any:
+        return self._settings.dtype
+
+    @property
+    def on_nonfinite(self) -> str:
+        return str(self._settings.on_nonfinite)
+
+    def __repr__(self) -> str:
+        params = ", ".join(f"{name}={value!r}" for name, value in self.get_params().items())
+        return f"StreamingCovariance({params})"
+
+    # ---- rows in -------------------------------------------------------------------------------------------------
+
+    def partial_fit(self, X: Any, sample_weight: Any = None) -> Self:
+        """Add a chunk of rows.
+
+        Parameters
+        ----------
+        X : array_like of shape (n, p), or gradients
+            Plain data (rows are samples), or what ``glm_gradients`` and ``as_gradients`` return, whose rows are formed
+            on the way and never stored. n = 0 changes nothing.
+        sample_weight : array_like, shape (n,), optional
+            Weights ``w_i >= 0`` of the *moment*: ``sum_i w_i g_i g_i^T``, as ``aweights`` of ``np.cov``. Not the
+            ``sample_weight`` of ``glm_gradients``, which weights the *loss* and so multiplies the gradient itself.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        InputError, InputTypeError
+            Not two-dimensional, another width than before, not real numbers, negative weights, or float64 data for a
+            float32 accumulator.
+        NonFiniteError
+            A row or weight is not finite (unless ``on_nonfinite="skip"``); ``row`` is its index in this chunk.
+        ResultTooLargeError
+            The first chunk is so wide that the covariance would not fit in memory.
+        """
+        if isinstance(X, Gradients):
+            rows, library = X.rows, X.library
+        else:
+            rows, library = Rows(check.matrix(X, "X")), library_of(X)
+        weights = check.nonnegative_weights(sample_weight, "sample_weight", rows.n_samples, rows.X.shape)
+        if rows.n_samples:
+            self._forget()
+        self._stream.add(rows, weights, skip=self._settings.on_nonfinite == "skip")
+        self._library = library
+        return self
+
+    def fit(self, X: Any, sample_weight: Any = None) -> Self:
+        """Forget all rows and add these: ``reset`` and ``partial_fit`` in one, or neither if it fails."""
+        fresh = type(self)(**self.get_params())
+        fresh.partial_fit(X, sample_weight)
+        self._take_over(fresh)
+        return self
+
+    def reset(self) -> Self:
+        """Forget all rows; the parameters stay."""
+        self._stream = self._settings.empty_stream()
+        self._library = NUMPY
+        self._forget()
+        return self
+
+    def merge(self, other: StreamingCovariance) -> Self:
+        """Add all rows that ``other`` has seen, by Chan's formula; ``other`` is only read.
+
+        Both are finished first, so the bits depend on where the rows were divided (the accuracy does not). ``ddof`` and
+        ``on_nonfinite`` stay those of this object.
+
+        Raises
+        ------
+        InputError
+            Another structure, centring, dtype or width. Both objects are as they were.
+        InputTypeError
+            ``other`` is no StreamingCovariance.
+        """
+        check.instance(other, StreamingCovariance, "other")
+        for name, mine, theirs in zip(
+            ("structure", "assume_centered", "dtype"),
+            self._settings.sums(),
+            other._settings.sums(),
+            strict=True,
+        ):
+            if mine != theirs:
+                raise InputError(f"cannot merge: {name} is {theirs!r} there and {mine!r} here")
+        self._forget()
+        self._stream.merge(other._stream)
+        return self
+
+    def __add__(self, other: object) -> StreamingCovariance:
+        """A new object with the rows of both."""
+        if not isinstance(other, StreamingCovariance):
+            return NotImplemented
+        return self.copy().merge(other)
+
+    def copy(self) -> Self:
+        """An independent copy, that goes on bit for bit as this one would."""
+        new = type(self)(**self.get_params())
+        serial.unpack(new._stream, *_copied(serial.pack(self._stream)))
+        new._library = self._library
+        return new
+
+    # ---- results -------------------------------------------------------------------------------------------------
+
+    @property
+    def n_samples_seen_(self) -> int:
+        """Rows added so far, without those that were skipped."""
+        return self._stream.n_seen
+
+    @property
+    def n_samples_skipped_(self) -> int:
+        """Rows left out because they were not finite."""
+        return self._stream.n_skipped
+
+    @property
+    def n_features_in_(self) -> int:
+        """p, the width of the rows: features of data, parameters of gradients."""
+        return self._fitted_state().n_parameters
+
+    @property
+    def weight_sum_(self) -> float:
+        """``W = sum_i w_i``; the number of rows where no weights were given."""
+        return float(self._sums().scalars[WEIGHT]) if self.n_samples_seen_ else 0.0
+
+    @property
+    def location_(self) -> Any:
+        """The weighted mean of the rows, (p,), float64; zeros if ``assume_centered``."""
+        return give_back(self._location(), self._library)
+
+    @property
+    def covariance_(self) -> Any:
+        """``sum_i w_i (g_i - m)(g_i - m)^T / (W - ddof W2 / W)``: (p, p), symmetric; (p,) variances of a diagonal.
+
+        Computed anew on every access. InputError if there are too few rows for ``ddof``.
+        """
+        return give_back(self._covariance(), self._library)
+
+    @property
+    def second_moment_(self) -> Any:
+        """``sum_i w_i g_i g_i^T / W``, about zero: (p, p), symmetric; (p,) of a diagonal. Computed on every access."""
+        state, owned = self._finished()
+        moment = self._scaled(state, owned, 1.0 / self._positive_weight(state))
+        if state.centred:
+            mean = state.location
+            if moment.ndim == 1:
+                moment += mean * mean
+            else:
+                for i, entry in enumerate(mean):  # row by row: no second (p, p) array
+                    moment[i] += entry * mean
+        return give_back(moment, self._library)
+
+    @property
+    def precision_(self) -> Any:
+        """The pseudo-inverse of ``covariance_``, of its shape, float64, symmetric.
+
+        Eigenvalues of at most ``p * eps * (largest)`` count as zero, with eps of the type in which rows are computed
+        (float32 for float32 data, else float64). A diagonal treats a variance as zero that is within the rounding of
+        its own mean.
+        """
+        return give_back(self._spectrum().precision(), self._library)
+
+    def get_precision(self) -> Any:
+        """``precision_``, under the name of scikit-learn's method."""
+        return self.precision_
+
+    def eigh(self, k: int | None = None) -> tuple[Any, Any]:
+        """Eigenvalues of ``covariance_`` in descending order, and the eigenvectors as columns.
+
+        Parameters
+        ----------
+        k : int, optional
+            Only the k largest. All by default.
+
+        Returns
+        -------
+        eigenvalues : (k,), float64
+        eigenvectors : (p, k), float64, orthonormal
+
+        Notes
+        -----
+        Kept until the next row comes.
+        """
+        p = self.n_features_in_
+        k = p if k is None else check.count(k, "k", 1)
+        if k > p:
+            raise InputError(f"k is {k}, but there are {p} parameters")
+        if self._eigen is None and self.structure == "full" and 2 * k < p:
+            if self._leading is None or self._leading[0].size < k:
+                self._leading = spectral.largest(self._covariance(), k)
+            values, vectors = self._leading[0][:k].copy(), self._leading[1][:, :k].copy()
+        else:
+            values, vectors = self._spectrum().top(k)
+        return give_back(values, self._library), give_back(vectors, self._library)
+
+    def logdet(self) -> float:
+        """Logarithm of the determinant of ``covariance_``.
+
+        Minus infinity if the covariance is singular, that is if an eigenvalue counts as zero (see ``precision_``), as
+        ``numpy.linalg.slogdet`` has it. For a pseudo-determinant, sum the logarithms of those of ``eigh()`` you keep.
+        """
+        return self._spectrum().logdet()
+
+    def mahalanobis(self, X: Any) -> Any:
+        """Squared Mahalanobis distances ``(x - m)^T precision_ (x - m)``, (n,), float64, as scikit-learn's.
+
+        Parameters
+        ----------
+        X : array_like of shape (n, p), or gradients
+
+        Raises
+        ------
+        InputError
+            Another width than the rows seen.
+        """
+        if isinstance(X, Gradients):
+            rows, library = X.rows, X.library
+        else:
+            rows, library = Rows(check.matrix(X, "X")), library_of(X)
+        if rows.n_parameters != self.n_features_in_:
+            raise InputError(
+                f"X has {rows.n_parameters} columns, but the rows seen have {self.n_features_in_}"
+            )
+        return give_back(self._spectrum().distances(rows, self._location()), library)
+
+    # ---- state in and out ----------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state to a safetensors file: beside ``path``, to the disk, then renamed in one step.
+
+        Nothing is finished by it: the object loaded goes on bit for bit. Needs the package safetensors.
+        """
+        settings, arrays = serial.pack(self._stream)
+        storage.write(path, {**self._settings.plain(), **settings}, arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """The object that ``save`` wrote.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such file.
+        StateFileError
+            The file is truncated, foreign, or of a newer format; the message says which.
+        """
+        new = cls()
+        new._restore(*storage.read(path))
+        return new
+
+    def state_dict(self) -> dict[str, Any]:
+        """Settings and arrays as a plain dictionary of copies: ``{"format", "format_version", "library_version",
+        "settings", "arrays"}``."""
+        settings, arrays = _copied(serial.pack(self._stream))
+        return {
+            "format": storage.FORMAT,
+            "format_version": storage.FORMAT_VERSION,
+            "library_version": VERSION,
+            "settings": {**self._settings.plain(), **settings},
+            "arrays": arrays,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> Self:
+        """Become the object that ``state_dict`` described, its parameters included. The arrays are copied.
+
+        Raises
+        ------
+        StateFileError
+            The dictionary is not one of ``state_dict``, or its arrays do not fit together. Nothing has changed then.
+        """
+        if not isinstance(state, dict) or state.get("format") != storage.FORMAT:
+            raise StateFileError("this is no dictionary that StreamingCovariance.state_dict returned")
+        if state.get("format_version") != storage.FORMAT_VERSION:
+            raise StateFileError(
+                f"this state has format version {state.get('format_version')!r}; gradhess {VERSION} reads "
+                f"{storage.FORMAT_VERSION}"
+            )
+        self._restore(state["settings"], {name: np.array(array) for name, array in state["arrays"].items()})
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.state_dict(), "params": self.get_params(), "library": self._library}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state["params"])  # type: ignore[misc]  # an object that is being made
+        serial.unpack(self._stream, state["settings"], state["arrays"])
+        self._library = state["library"]
+
+    # ---- inside --------------------------------------------------------------------------------------------------
+
+    def _forget(self) -> None:
+        """Drop what was derived from the rows; they are about to change."""
+        self._eigen = None
+        self._leading = None
+
+    def _take_over(self, other: StreamingCovariance) -> None:
+        self._settings, self._stream, self._library = other._settings, other._stream, other._library
+        self._forget()
+
+    def _restore(self, settings: dict[str, Any], arrays: dict[str, AnyArray]) -> None:
+        try:
+            new = type(self)(**{name: settings[name] for name in Settings.__dataclass_fields__})
+        except (KeyError, TypeError, InputError) as error:
+            raise StateFileError(f"this state has settings that cannot be read: {error}") from error
+        serial.unpack(new._stream, settings, arrays)
+        self._take_over(new)
+
+    def _fitted_state(self) -> MomentState:
+        state = self._stream.state
+        if state is None or not self.n_samples_seen_:
+            raise NotFittedError("no rows were seen yet; call partial_fit or fit first")
+        return state
+
+    def _sums(self) -> MomentState:
+        self._fitted_state()
+        return self._stream.finished(sums_only=True)[0]
+
+    def _finished(self) -> tuple[MomentState, bool]:
+        state = self._fitted_state()
+        if state.scatter is not None:
+            _memory.require(state.scatter.nbytes, "a copy of the covariance, to finish it in,")
+        return self._stream.finished()
+
+    def _location(self) -> Float64Array:
+        state = self._sums()
+        if not state.centred:
+            return np.zeros(state.n_parameters)
+        self._positive_weight(state)
+        return state.location
+
+    def _positive_weight(self, state: MomentState) -> float:
+        weight = float(state.scalars[WEIGHT])
+        if not weight > 0:
+            raise InputError(f"the weights of the {self.n_samples_seen_} rows seen sum to {weight:g}")
+        return weight
+
+    def _covariance(self) -> AnyArray:
+        state, owned = self._finished()
+        weight = self._positive_weight(state)
+        divisor = weight - self.ddof * float(state.scalars[WEIGHT_SQUARES]) / weight
+        if not divisor > 0:
+            raise InputError(
+                f"too few rows for ddof={self.ddof}: {self.n_samples_seen_} were seen, and the divisor would be "
+                f"{divisor:g}"
+            )
+        return self._scaled(state, owned, 1.0 / divisor)
+
+    def _scaled(self, state: MomentState, owned: bool, scale: float) -> AnyArray:
+        """The scatter times ``scale``, complete and symmetric, in an array of its own."""
+        scatter = state.scatter
+        assert scatter is not None
+        if scatter.ndim == 1:
+            return np.asarray(scatter * scale, scatter.dtype)
+        out = scatter if owned else np.empty_like(scatter)
+        registry.active().symmetrize(scatter, scale, out)
+        return out
+
+    def _spectrum(self) -> spectral.Spectrum:
+        if self._eigen is None:
+            covariance = self._covariance()
+            compute_dtype = self._stream.compute_dtype
+            assert compute_dtype is not None
+            if covariance.ndim == 1:
+                self._eigen = spectral.of_diagonal(covariance, self._location(), compute_dtype)
+            else:
+                self._eigen = spectral.of_full(covariance, compute_dtype)
+            self._leading = None
+        return self._eigen
+
+
+def _copied(packed: tuple[dict[str, Any], dict[str, AnyArray]]) -> tuple[dict[str, Any], dict[str, AnyArray]]:
+    return packed[0], {name: array.copy() for name, array in packed[1].items()}

@@ -1,0 +1,320 @@
+"""A stream of rows into moments: the same bits for any chunking of the same rows.
+
+Slabs lie at fixed global row indices (``gradhess._backends.layout``), and a backend takes whole slabs only. So rows
+that do not fill a slab yet wait in ``pending``, already computed; whole slabs go straight from the caller's array to
+the backend. A result is finished on a copy, in which the pending rows are a last, short slab: reading never changes
+how the stream goes on.
+
+A call that fails leaves the stream as it was. Up to ``SNAPSHOT_MAX_BYTES`` a copy of the state is taken and put back.
+Above, all rows are checked before the first is added, and Ctrl-C is answered between two pieces, with the rows up to
+there in the state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+
+from gradhess import _memory
+from gradhess import _validation as check
+from gradhess._backends import protocol, registry
+from gradhess._backends.layout import slab_rows
+from gradhess._backends.protocol import (
+    AnyArray,
+    Backend,
+    Float64Array,
+    MomentState,
+    NonFiniteRow,
+    Rows,
+    Structure,
+)
+from gradhess._gradients import passes
+from gradhess._gradients.interrupts import InterruptDeferred
+from gradhess.errors import InputError, NonFiniteError
+
+SNAPSHOT_MAX_BYTES: Final = 8 << 20
+SKIP_PART_BYTES: Final = 4 << 20
+"""Rows copied at a time where rows that are not finite have to be left out."""
+
+
+@dataclass(slots=True)
+class Pending:
+    """The rows of the slab that is not full yet. Entries beyond ``n`` mean nothing and may be written freely."""
+
+    rows: AnyArray | None = None
+    """(slab_rows, p) of the compute type; None where n is 0."""
+    weights: Float64Array | None = None
+    """(slab_rows,), or None where all are 1."""
+    n: int = 0
+
+    def as_rows(self) -> tuple[Rows, Float64Array | None]:
+        assert self.rows is not None
+        return Rows(self.rows[: self.n]), passes.part(self.weights, 0, self.n)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Rows on their way in, with their weights."""
+
+    rows: Rows
+    weights: Float64Array | None
+    first_row: int = 0
+    """Index of the first row in the caller's array, for messages."""
+
+    def slice(self, start: int, stop: int) -> Chunk:
+        if stop - start == self.rows.n_samples:
+            return self
+        return Chunk(
+            self.rows.slice(start, stop), passes.part(self.weights, start, stop), self.first_row + start
+        )
+
+    def take(self, keep: Any) -> Chunk:
+        """The rows where ``keep`` is true, as copies."""
+        rows = replace(
+            self.rows,
+            X=self.rows.X[keep],
+            y=None if self.rows.y is None else self.rows.y[keep],
+            loss_weight=None if self.rows.loss_weight is None else self.rows.loss_weight[keep],
+        )
+        return Chunk(rows, None if self.weights is None else self.weights[keep], self.first_row)
+
+    def nonfinite(self, index: int) -> NonFiniteError:
+        return passes.nonfinite_error(self.rows, self.weights, index, first_row=self.first_row)
+
+
+class MomentStream:
+    """Weighted moments of a stream of rows, in whatever chunks they come."""
+
+    def __init__(self, structure: Structure, *, centred: bool, accumulator: np.dtype[Any]) -> None:
+        self.structure: Structure = structure
+        self.centred = centred
+        self.accumulator = accumulator
+        self.state: MomentState | None = None
+        """None until the first row."""
+        self.pending = Pending()
+        self.compute_dtype: np.dtype[Any] | None = None
+        """The widest compute type seen; slabs that hold, or follow, a wider row are computed in it."""
+        self.n_skipped = 0
+
+    @property
+    def n_seen(self) -> int:
+        if self.state is None:
+            return 0
+        counts = self.state.counts
+        return int(counts[protocol.ROWS]) + int(counts[protocol.BLOCK_ROWS]) + self.pending.n
+
+    # ---- adding rows ---------------------------------------------------------------------------------------------
+
+    def add(self, rows: Rows, weights: Float64Array | None, *, skip: bool = False) -> None:
+        """Add rows; with ``skip`` leave out those that are not finite, and count them."""
+        self._check_fits(rows)
+        if rows.n_samples == 0:
+            return
+        backend = registry.active()
+        fills_slab = self.pending.n + rows.n_samples >= slab_rows(rows.n_parameters, self.structure)
+        with self._unchanged_on_failure(rows.n_parameters, changes_state=fills_slab) as can_restore:
+            if not can_restore and not skip:
+                passes.refuse_nonfinite(backend, rows, weights)
+            self._widen_to(rows.compute_dtype)
+            chunk = Chunk(rows, weights)
+            if skip:
+                self._add_finite(backend, chunk)
+            else:
+                self._add(backend, chunk)
+
+    def _check_fits(self, rows: Rows) -> None:
+        if self.state is not None and rows.n_parameters != self.state.n_parameters:
+            raise InputError(
+                f"these rows have {rows.n_parameters} parameters, but the stream has {self.state.n_parameters}"
+            )
+        check.accumulator_fits(self.accumulator, rows.compute_dtype, "dtype")
+
+    @contextmanager
+    def _unchanged_on_failure(self, n_parameters: int, *, changes_state: bool) -> Iterator[bool]:
+        """Put everything back if the block fails; yields False where the state is too large to keep a copy of.
+
+        Such a state holds, after a failure, the rows of the pieces that were done. ``changes_state`` says whether
+        the block may change more than the pending rows.
+        """
+        before = (self.pending, self.compute_dtype, self.n_skipped)
+        new = self.state is None
+        if self.state is None:
+            _memory.require_stream(n_parameters, self.structure, self.accumulator)
+            self.state = MomentState.empty(
+                n_parameters, self.structure, centred=self.centred, dtype=self.accumulator
+            )
+        can_restore = _is_small(self.state)
+        copy = self.state.copy() if can_restore and changes_state and not new else None
+        try:
+            yield can_restore
+        except BaseException:
+            if can_restore or self.n_seen == 0:
+                self.pending, self.compute_dtype, self.n_skipped = before
+            if copy is not None:
+                self.state.restore(copy)
+            elif new and (can_restore or self.n_seen == 0):
+                self.state = None
+            raise
+
+    def _widen_to(self, compute_dtype: np.dtype[Any]) -> None:
+        """A wider row has come: the pending ones are converted, exactly, and the stream goes on in the wider type."""
+        if self.compute_dtype is None or compute_dtype.itemsize > self.compute_dtype.itemsize:
+            self.compute_dtype = compute_dtype
+            if self.pending.rows is not None:
+                wider = np.empty(self.pending.rows.shape, compute_dtype)
+                wider[: self.pending.n] = self.pending.rows[: self.pending.n]
+                self.pending = replace(self.pending, rows=wider)
+
+    def _add(self, backend: Backend, chunk: Chunk) -> None:
+        assert self.state is not None
+        n, slab = chunk.rows.n_samples, self.state.slab_rows
+        start = 0
+        if self.pending.n:
+            start = min(slab - self.pending.n, n)
+            self._wait(backend, chunk.slice(0, start))
+        if chunk.rows.compute_dtype == self.compute_dtype:
+            stop = n - (n - start) % slab
+            if stop > start:
+                self._accumulate(backend, chunk.slice(start, stop))
+                start = stop
+        while (
+            start < n
+        ):  # the tail; or, narrower rows in a wider stream, slab by slab through the pending rows
+            stop = min(start + slab, n)
+            self._wait(backend, chunk.slice(start, stop))
+            start = stop
+
+    def _accumulate(self, backend: Backend, chunk: Chunk) -> None:
+        """Add whole slabs straight from the caller's rows."""
+        assert self.state is not None
+        threads = registry.num_threads()
+        for start, stop in passes.moment_pieces(chunk.rows, self.state, threads):
+            piece = chunk.slice(start, stop)
+            try:
+                with self._undivided():
+                    backend.accumulate(piece.rows, piece.weights, self.state, threads=threads)
+                    # Rows that wait in `pending` have left their loss behind, so a sum over the others means nothing.
+                    self.state.scalars[[protocol.LOSS, protocol.BLOCK_LOSS]] = 0.0
+            except NonFiniteRow as bad:
+                raise piece.nonfinite(bad.index) from None
+
+    def _wait(self, backend: Backend, chunk: Chunk) -> None:
+        """Compute rows that fit into the slab, let them wait, and add the slab if it is full."""
+        assert self.state is not None
+        pending, slab = self.pending, self.state.slab_rows
+        if pending.rows is None:  # a new buffer: the old one may have to be put back
+            pending = Pending(np.empty((slab, chunk.rows.n_parameters), self.compute_dtype))
+        assert pending.rows is not None
+        waiting = slice(pending.n, pending.n + chunk.rows.n_samples)
+        target = pending.rows[waiting]
+        if chunk.rows.compute_dtype == target.dtype:
+            backend.materialize(chunk.rows, target)
+        else:
+            narrow = np.empty(target.shape, chunk.rows.compute_dtype)
+            backend.materialize(chunk.rows, narrow)
+            target[...] = narrow
+        _refuse_nonfinite(chunk, target)
+        weights = pending.weights
+        if weights is None and chunk.weights is not None:
+            weights = np.ones(slab)
+        if weights is not None:
+            weights[waiting] = 1.0 if chunk.weights is None else chunk.weights
+        self.pending = Pending(pending.rows, weights, waiting.stop)
+        if waiting.stop == slab:
+            self._flush(backend)
+
+    def _flush(self, backend: Backend) -> None:
+        """Add the pending rows as a slab of their own."""
+        assert self.state is not None
+        slab, weights = self.pending.as_rows()
+        with self._undivided():
+            backend.accumulate(slab, weights, self.state, threads=registry.num_threads())
+            self.pending = Pending()
+
+    def _undivided(self) -> AbstractContextManager[None]:
+        """Hold Ctrl-C back over a step on a state that there is no copy of."""
+        assert self.state is not None
+        return nullcontext() if _is_small(self.state) else InterruptDeferred()
+
+    def _add_finite(self, backend: Backend, chunk: Chunk) -> None:
+        """Add the rows that are finite, in parts: one without bad rows as it is, others compressed."""
+        assert self.state is not None
+        threads, slab = registry.num_threads(), self.state.slab_rows
+        row_bytes = chunk.rows.n_parameters * chunk.rows.compute_dtype.itemsize
+        size = max(SKIP_PART_BYTES // (row_bytes * slab), 1) * slab
+        for start, stop in passes.spans(chunk.rows.n_samples, size):
+            part = chunk.slice(start, stop)
+            if backend.first_nonfinite(part.rows, part.weights, threads=threads) >= 0:
+                keep = _finite_rows(backend, part, slab)
+                part = part.take(keep)
+                self.n_skipped += int(keep.size - np.count_nonzero(keep))
+            self._add(backend, part)
+
+    # ---- results -------------------------------------------------------------------------------------------------
+
+    def finished(self, *, sums_only: bool = False) -> tuple[MomentState, bool]:
+        """The state with every row folded in, and whether it is a copy that the caller may write to.
+
+        ``sums_only`` leaves the scatter out: the mean and the weights, without the cost of a large copy.
+        """
+        assert self.state is not None
+        state = self.state
+        if sums_only:
+            state = replace(state, structure="sum", scatter=None, block_scatter=None)
+        elif not self.pending.n and not state.counts[protocol.BLOCK_ROWS]:
+            return state, False
+        state = state.copy()
+        backend = registry.active()
+        if self.pending.n:
+            slab, weights = self.pending.as_rows()
+            backend.accumulate(slab, weights, state, threads=registry.num_threads())
+        backend.close_block(state)
+        return state, True
+
+    def merge(self, other: MomentStream) -> None:
+        """Add the rows of ``other``; both are finished first, so the stream goes on in a new block."""
+        if other.state is None:
+            return
+        p = other.state.n_parameters
+        if self.state is not None and self.state.n_parameters != p:
+            raise InputError(f"cannot merge {p} parameters into {self.state.n_parameters}")
+        theirs, is_copy = other.finished()
+        assert other.compute_dtype is not None
+        backend = registry.active()
+        with self._unchanged_on_failure(p, changes_state=True):
+            assert self.state is not None
+            self._widen_to(other.compute_dtype)
+            if self.pending.n:
+                self._flush(backend)
+            with self._undivided():
+                backend.close_block(self.state)
+                backend.merge(self.state, theirs if is_copy or other is not self else theirs.copy())
+                self.n_skipped += other.n_skipped
+
+
+def _is_small(state: MomentState) -> bool:
+    return state.scatter is None or state.scatter.nbytes <= SNAPSHOT_MAX_BYTES
+
+
+def _refuse_nonfinite(chunk: Chunk, computed: AnyArray) -> None:
+    finite = np.isfinite(computed)
+    if not finite.all():
+        raise chunk.nonfinite(int(np.argmin(finite.all(axis=1))))
+    if chunk.weights is not None and not np.isfinite(chunk.weights).all():
+        raise chunk.nonfinite(int(np.argmin(np.isfinite(chunk.weights))))
+
+
+def _finite_rows(backend: Backend, chunk: Chunk, slab: int) -> Any:
+    """(n,) booleans, a slab of rows at a time."""
+    rows = chunk.rows
+    keep = np.ones(rows.n_samples, np.bool_) if chunk.weights is None else np.isfinite(chunk.weights)
+    buffer = np.empty((slab, rows.n_parameters), rows.compute_dtype)
+    for start, stop in passes.spans(rows.n_samples, slab):
+        out = buffer[: stop - start]
+        backend.materialize(rows.slice(start, stop), out)
+        keep[start:stop] &= np.isfinite(out).all(axis=1)
+    return keep

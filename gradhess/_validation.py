@@ -1,0 +1,206 @@
+"""Every check of an argument, once, before anything is computed or changed.
+
+Functions take what the user passed and the name it was passed under, and return what the backends expect
+(``gradhess._backends.protocol``). Messages name the argument, both shapes or the row, and what to do.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from gradhess import losses
+from gradhess._arrays import as_numpy
+from gradhess._backends.protocol import AnyArray, Float64Array, Rows
+from gradhess.errors import InputError, InputTypeError
+from gradhess.losses import Loss
+
+STRUCTURES: Final = ("full", "diagonal")
+NONFINITE_POLICIES: Final = ("error", "skip")
+_LOSSES: Final = {
+    loss.name: loss
+    for loss in (losses.squared, losses.logistic, losses.poisson, losses.huber(), losses.softmax)
+}
+
+
+# ---- settings ----------------------------------------------------------------------------------------------------
+
+
+def one_of(value: Any, allowed: tuple[str, ...], name: str) -> None:
+    if not isinstance(value, str) or value not in allowed:
+        raise InputError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, allowed))}")
+
+
+def flag(value: Any, name: str) -> None:
+    if not isinstance(value, (bool, np.bool_)):
+        raise InputTypeError(f"{name} must be True or False, not {value!r}")
+
+
+def count(value: Any, name: str, minimum: int) -> int:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise InputTypeError(f"{name} must be an integer, not {type(value).__name__}")
+    if value < minimum:
+        raise InputError(f"{name} is {value}; it must be at least {minimum}")
+    return int(value)
+
+
+def instance(value: Any, kind: type, name: str) -> None:
+    if not isinstance(value, kind):
+        raise InputTypeError(f"{name} must be a {kind.__name__}, not {type(value).__name__}")
+
+
+def accumulator_dtype(value: Any, name: str = "dtype") -> np.dtype[Any]:
+    try:
+        dtype: np.dtype[Any] | None = None if value is None else np.dtype(value)
+    except TypeError:
+        dtype = None
+    if dtype is None or dtype not in (np.float64, np.float32):
+        raise InputError(f"{name} is {value!r}; it must be 'float64' or 'float32'")
+    return dtype
+
+
+def accumulator_fits(accumulator: np.dtype[Any], rows: np.dtype[Any], name: str) -> None:
+    """float64 rows are not summed in float32: the digits would be lost in silence."""
+    if accumulator.itemsize < rows.itemsize:
+        raise InputTypeError(
+            f"{name} is {accumulator}, but the rows are {rows}; pass float32 data, or {name}='float64'"
+        )
+
+
+def resolve_loss(loss: Any) -> Loss:
+    """A loss object, from itself or its name."""
+    if isinstance(loss, Loss):
+        return loss
+    if isinstance(loss, str) and loss in _LOSSES:
+        return _LOSSES[loss]
+    names = ", ".join(map(repr, _LOSSES))
+    raise InputError(f"loss is {loss!r}; it must be one of {names}, or an object from gradhess.losses")
+
+
+# ---- arrays ------------------------------------------------------------------------------------------------------
+
+
+def matrix(value: Any, name: str) -> AnyArray:
+    """(n, d) of any real dtype and any strides; d at least 1, n may be 0."""
+    array = as_numpy(value, name)
+    if array.ndim == 1:
+        raise InputError(
+            f"{name} has shape {array.shape}, but rows are samples: {name}.reshape(-1, 1) is one feature, "
+            f"{name}.reshape(1, -1) is one sample"
+        )
+    if array.ndim != 2:
+        raise InputError(f"{name} has shape {array.shape}; it must be (n, d), rows are samples")
+    if array.shape[1] == 0:
+        raise InputError(f"{name} has shape {array.shape}: there are no columns")
+    return array
+
+
+def per_row(value: Any, name: str, n_rows: int, shape: tuple[int, ...]) -> Float64Array:
+    """(n,) contiguous float64, one entry for each row of the array of that ``shape``."""
+    array = as_numpy(value, name)
+    if array.shape != (n_rows,):
+        hint = (
+            f"; pass {name}.ravel()" if array.ndim == 2 and array.shape in ((n_rows, 1), (1, n_rows)) else ""
+        )
+        raise InputError(
+            f"{name} has shape {array.shape}, but X has shape {shape}: it must be ({n_rows},){hint}"
+        )
+    return np.ascontiguousarray(array, np.float64)
+
+
+def nonnegative_weights(value: Any, name: str, n_rows: int, shape: tuple[int, ...]) -> Float64Array | None:
+    """(n,) weights, or None. NaN passes here: rows that are not finite are the business of the pass over them."""
+    if value is None:
+        return None
+    weights = per_row(value, name, n_rows, shape)
+    negative = weights < 0
+    if negative.any():
+        row = int(np.argmax(negative))
+        raise InputError(f"{name}[{row}] is {weights[row]:g}; these weights must not be negative")
+    return weights
+
+
+def finite(array: Float64Array, name: str) -> Float64Array:
+    if not np.isfinite(array).all():
+        raise InputError(f"{name} holds NaN or infinity")
+    return array
+
+
+def coefficients(value: Any, loss: Loss, shape: tuple[int, ...]) -> Float64Array:
+    """(k, d) contiguous float64; k = 1 except for softmax."""
+    coef = as_numpy(value, "coef")
+    d = shape[1]
+    if loss.name == "softmax":
+        if coef.ndim != 2 or coef.shape[0] == 0 or coef.shape[1] != d:
+            raise InputError(f"coef has shape {coef.shape}, but X has shape {shape}: softmax needs (k, {d})")
+    elif coef.shape != (d,):
+        hint = "; pass coef.ravel()" if coef.shape in ((1, d), (d, 1)) else ""
+        raise InputError(f"coef has shape {coef.shape}, but X has shape {shape}: it must be ({d},){hint}")
+    return finite(np.ascontiguousarray(coef, np.float64).reshape(-1, d), "coef")
+
+
+def intercepts(value: Any, loss: Loss, n_outputs: int) -> Float64Array | None:
+    """(k,) contiguous float64, or None."""
+    if value is None:
+        return None
+    intercept = as_numpy(value, "intercept")
+    if loss.name == "softmax":
+        if intercept.shape != (n_outputs,):
+            raise InputError(
+                f"intercept has shape {intercept.shape}, but coef has {n_outputs} rows: one number for each"
+            )
+    elif intercept.size != 1:
+        raise InputError(f"intercept has shape {intercept.shape}; it must be one number")
+    return finite(np.array(intercept, np.float64).reshape(n_outputs), "intercept")
+
+
+def factor(value: Any, name: str, length: int, shape: tuple[int, ...]) -> Float64Array:
+    """The right-hand side of a product with G: (length,) or (length, m), contiguous float64 of two dimensions."""
+    array = as_numpy(value, name)
+    if array.ndim not in (1, 2) or array.shape[0] != length:
+        raise InputError(
+            f"{name} has shape {array.shape}, but the gradients have shape {shape}: "
+            f"it must be ({length},) or ({length}, m)"
+        )
+    return finite(np.ascontiguousarray(array[:, np.newaxis] if array.ndim == 1 else array, np.float64), name)
+
+
+def accumulating_output(out: Any, d: int, rows: np.dtype[Any]) -> AnyArray:
+    """The (d, d) array that ``weighted_gram`` adds to, as a NumPy array on the same memory."""
+    if not isinstance(out, np.ndarray) and not hasattr(out, "__dlpack__"):
+        raise InputTypeError(f"out must be an array whose memory can be written to, not {type(out).__name__}")
+    total: AnyArray = out if isinstance(out, np.ndarray) else as_numpy(out, "out")
+    if total.dtype not in (np.float64, np.float32) or not total.dtype.isnative:
+        raise InputTypeError(f"out has dtype {total.dtype}; it must be float64 or float32")
+    accumulator_fits(total.dtype, rows, "out.dtype")
+    if total.shape != (d, d):
+        raise InputError(f"out has shape {total.shape}, but X has {d} columns: it must be ({d}, {d})")
+    if not (total.flags.c_contiguous or total.flags.f_contiguous):
+        raise InputError("out must be contiguous (C or Fortran order); add the result to your view yourself")
+    if not total.flags.writeable:
+        raise InputError("out is read-only; pass a copy of it")
+    return total
+
+
+# ---- batches of rows ---------------------------------------------------------------------------------------------
+
+
+def glm_rows(X: Any, y: Any, coef: Any, loss: Loss, *, intercept: Any, sample_weight: Any) -> Rows:
+    """The rows of ``glm_gradients``, checked."""
+    data = matrix(X, "X")
+    coefficient_rows = coefficients(coef, loss, data.shape)
+    k = coefficient_rows.shape[0]
+    labels = per_row(y, "y", data.shape[0], data.shape)
+    loss.check_labels(labels, k)
+    offsets = intercepts(intercept, loss, k)
+    return Rows(
+        data,
+        kind="gradient",
+        unit_column=offsets is not None,
+        loss=loss.spec,
+        y=labels,
+        coef=coefficient_rows,
+        intercept=offsets,
+        loss_weight=nonnegative_weights(sample_weight, "sample_weight", data.shape[0], data.shape),
+    )
