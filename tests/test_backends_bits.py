@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -96,3 +99,40 @@ def test_products(ops, rows, threads):
     np.testing.assert_array_equal(ops.norms(rows, threads=threads), ops.norms(rows, threads=1))
     np.testing.assert_array_equal(ops.matvec(rows, v, threads=threads), ops.matvec(rows, v, threads=1))
     np.testing.assert_array_equal(ops.rmatvec(rows, u, threads=threads), ops.rmatvec(rows, u, threads=1))
+
+
+def test_instruction_sets_with_fused_multiply_adds_agree(rows):
+    cpu = pytest.importorskip("gradhess._backends.cpu")
+    if not {"avx2", "avx512"} <= set(cpu.available_isas()):
+        pytest.skip("needs both AVX2 and AVX-512")
+    found = []
+    for isa in ("avx2", "avx512"):
+        with cpu.use_isa(isa):
+            found.append(oracles.accumulate(cpu.CpuBackend(), rows, weights_of(rows)))
+    oracles.assert_same_bits(*found)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_computes_the_same(ops):
+    """OpenMP's threads are gone after a fork; a child that waited for them would hang."""
+    rows = oracles.make_rows(**CASES["narrow"])
+    expected = oracles.accumulate(ops, rows, threads=2)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            oracles.assert_same_bits(oracles.accumulate(ops, rows, threads=2), expected)
+            status = 0
+        finally:
+            os._exit(status)
+    for _ in range(600):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        time.sleep(0.05)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        pytest.fail("the child hangs")
+    assert os.waitstatus_to_exitcode(status) == 0

@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.csv
 import pytest
 import statsmodels.api as sm
-from click.testing import Result
 from typer.testing import CliRunner
 
 import gradhess as gh
@@ -25,7 +24,7 @@ from gradhess.cli.source import TableSource
 N_ROWS = 500
 
 
-def invoke(*arguments: Any) -> Result:
+def invoke(*arguments: Any) -> Any:
     """Run a command in this process, as wide as a narrow terminal."""
     return CliRunner(env={"COLUMNS": "80", "NO_COLOR": "1"}).invoke(
         app, [str(argument) for argument in arguments]

@@ -10,12 +10,19 @@ from typing import Final
 
 import numpy as np
 
-from gradhess import _cpu
 from gradhess._backends import layout
 from gradhess._backends.custom_loss import require_second, vector_cfuncs
 from gradhess._backends.loss_formulas import SCALAR_LOSSES
 from gradhess._backends.protocol import AnyArray, Float64Array, LossSpec, MomentState, NonFiniteRow, Rows
 from gradhess.errors import BackendError
+
+try:
+    from gradhess import _cpu
+except ImportError as error:
+    raise ImportError(
+        f"the compiled module gradhess._cpu does not load ({error}); "
+        "it is absent where gradhess was installed with GRADHESS_COMPILED=off"
+    ) from error
 
 # Codes of csrc/cpu/job.hpp.
 _LOSSES: Final = {name: code for code, name in enumerate([*SCALAR_LOSSES, "softmax", "custom"])}
@@ -24,6 +31,7 @@ _STRUCTURES: Final = {"full": 0, "diagonal": 1, "sum": 2}
 _NO_FUNCTIONS: Final = (0, 0, 0)
 
 _isa: int = 0
+_forked: bool = False
 
 
 def available_isas() -> tuple[str, ...]:
@@ -33,6 +41,21 @@ def available_isas() -> tuple[str, ...]:
 
 def active_isa() -> str:
     return available_isas()[_isa]
+
+
+def _mark_forked() -> None:
+    global _forked  # noqa: PLW0603  a fact about the process
+    _forked = True
+
+
+# OpenMP's threads do not survive a fork, and a team that counts on them would wait for ever: a forked child (a worker
+# of a PyTorch DataLoader, say) computes on the thread that calls. Results do not depend on it.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_mark_forked)
+
+
+def _team(threads: int) -> int:
+    return 1 if _forked else threads
 
 
 def _select(name: str) -> None:
@@ -102,7 +125,7 @@ class CpuBackend:
         self, rows: Rows, weights: Float64Array | None, state: MomentState, *, threads: int
     ) -> None:
         bad = _cpu.accumulate(
-            _rows(rows), weights, _moments(state), state.slab_rows, layout.BLOCK_ROWS, threads, _isa
+            _rows(rows), weights, _moments(state), state.slab_rows, layout.BLOCK_ROWS, _team(threads), _isa
         )
         if bad >= 0:
             raise NonFiniteRow(bad)
@@ -120,10 +143,10 @@ class CpuBackend:
         _cpu.materialize(_rows(rows), out, _isa)
 
     def first_nonfinite(self, rows: Rows, weights: Float64Array | None, *, threads: int) -> int:
-        return _cpu.first_nonfinite(_rows(rows), weights, threads, _isa)
+        return _cpu.first_nonfinite(_rows(rows), weights, _team(threads), _isa)
 
     def norms(self, rows: Rows, *, threads: int) -> Float64Array:
-        return _cpu.norms(_rows(rows), threads, _isa)
+        return _cpu.norms(_rows(rows), _team(threads), _isa)
 
     def matvec(self, rows: Rows, vectors: Float64Array, *, threads: int) -> Float64Array:
         m = vectors.shape[1]
@@ -132,7 +155,7 @@ class CpuBackend:
         if rows.unit_column:
             units = np.ascontiguousarray(by_output[:, :, -1])
             by_output = np.ascontiguousarray(by_output[:, :, :-1])
-        return _cpu.multiply(_rows(rows), by_output, units, threads, _isa)
+        return _cpu.multiply(_rows(rows), by_output, units, _team(threads), _isa)
 
     def rmatvec(self, rows: Rows, vectors: Float64Array, *, threads: int) -> Float64Array:
         if rows.kind == "hessian":  # the same rows, without the weight that they bring with them

@@ -8,9 +8,11 @@ of that many rows would be much larger than the result.
 * A block subtracts one provisional shift: the weighted mean of its first slab, rounded to the compute type.
 * Slabs are added to the block, and blocks to the total (Chan's formula), in index order, in the accumulator type.
 
-Nothing here depends on the number of threads, on how rows arrive, or on the instruction set, so results have the
-same bits for any chunking and any thread count. The shift is renewed in every block, so the accuracy does not decay
-when the data drift away from where they started.
+Nothing here depends on the number of threads or on how rows arrive, so results have the same bits for any chunking and
+any thread count. Instruction sets with fused multiply-adds (AVX2, AVX-512) agree to the bit; the baseline rounds each
+product once more, and other backends sum a slab in another order.
+
+The shift is renewed in every block, so the accuracy does not decay when the data drift away from where they started.
 """
 
 from __future__ import annotations
