@@ -47,7 +47,7 @@ def problems(draw, source, max_rows=600, max_features=40):
 
 def full(ops, state):
     out = np.empty_like(state.scatter)
-    ops.symmetrize(state.scatter, 1.0, out)
+    ops.symmetrize(state.scatter, 1.0, out, threads=2)
     return out
 
 

@@ -143,16 +143,16 @@ def test_merge_with_nothing(ops):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("p", [1, 2, 7, 64, 65, 300])
+@pytest.mark.parametrize("p", [1, 2, 7, 64, 65, 300, 603])
 def test_symmetrize(ops, p, dtype, rng):
     lower = rng.standard_normal((p, p)).astype(dtype)  # what is above the diagonal must not matter
     original = lower.copy()
     expected = np.tril(lower) * dtype(0.25) + np.tril(lower, -1).T * dtype(0.25)
     out = np.full((p, p), np.nan, dtype)
-    ops.symmetrize(lower, 0.25, out)
+    ops.symmetrize(lower, 0.25, out, threads=2)
     np.testing.assert_array_equal(out, expected)
     np.testing.assert_array_equal(lower, original)
-    ops.symmetrize(lower, 0.25, lower)
+    ops.symmetrize(lower, 0.25, lower, threads=2)
     np.testing.assert_array_equal(lower, expected)
 
 

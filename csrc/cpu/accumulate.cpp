@@ -326,6 +326,7 @@ class Accumulation {
             }
         }
         if (moments_.structure == Structure::full) {
+            look_ahead(team, scratch, first + count);
             update_tiles(work, scratch, block);
         } else if (moments_.structure == Structure::diagonal) {
             update_diagonal(team, work, block);
@@ -358,6 +359,18 @@ class Accumulation {
         return work.bad_row < 0;
     }
 
+    // Names this member's share of the next slab, to be fetched while the tiles are computed.
+    void look_ahead(Team team, RowScratch<T>& scratch, Index next) const {
+        scratch.ahead = scratch.ahead_end = nullptr;
+        const Index row_bytes = rows_.features * static_cast<Index>(sizeof(T));
+        const Index count = std::min(layout_.slab_rows, rows_.samples - next);
+        if (rows_.row_stride != row_bytes || count <= 0) return;
+        const auto [begin, end] = team.share(count, 16);
+        const char* base = static_cast<const char*>(rows_.data) + next * row_bytes;
+        scratch.ahead = base + begin * row_bytes;
+        scratch.ahead_end = base + end * row_bytes;
+    }
+
     void update_tiles(Work& work, RowScratch<T>& scratch, Block& block) {
         constexpr Index columns = tuning::kTileColumns * 8 / sizeof(T);
         constexpr Index height = tuning::kTileRows;
@@ -378,9 +391,9 @@ class Accumulation {
             const Index row = (column_block * columns / height + tile - before) * height;
             const Tile area{row, std::min(row + height, strips), column_block * columns, (column_block + 1) * columns};
             if constexpr (sizeof(Scatter) == 8) {
-                kernels_.rank_update(work.slab, area, target, scratch.strip);
+                kernels_.rank_update(work.slab, area, target, scratch);
             } else {
-                kernels_.rank_update_narrow(work.slab, area, target, scratch.strip);
+                kernels_.rank_update_narrow(work.slab, area, target, scratch);
             }
         }
     }

@@ -13,8 +13,8 @@ struct Kernels {
 
     void (*prepare)(const Rows&, const double* weights, Index first, Index begin, Index end, Slab<T>&, RowScratch<T>&);
     void (*centre_and_sum)(Slab<T>&, Index begin, Index end, double divisor, double* shift, double* sum);
-    void (*rank_update)(const Slab<T>&, const Tile&, const Target<double>&, T* weighted_strip);
-    void (*rank_update_narrow)(const Slab<T>&, const Tile&, const Target<float>&, T* weighted_strip);
+    void (*rank_update)(const Slab<T>&, const Tile&, const Target<double>&, RowScratch<T>&);
+    void (*rank_update_narrow)(const Slab<T>&, const Tile&, const Target<float>&, RowScratch<T>&);
     void (*add_squares)(const Slab<T>&, Index begin, Index end, Index parameters, double* diagonal);
     void (*add_squares_narrow)(const Slab<T>&, Index begin, Index end, Index parameters, float* diagonal);
 

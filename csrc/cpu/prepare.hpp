@@ -183,7 +183,7 @@ GRADHESS_INLINE void predict_wide(const T* x, Index stride, Index count, Index d
         for (Index j = 0; j < whole; j += 8) {
 #pragma GCC unroll 8
             for (int r = 0; r < batch; ++r) {
-                __builtin_prefetch(reinterpret_cast<const char*>(row[r] + j) + tuning::kPrefetchBytes, 0, 2);
+                __builtin_prefetch(reinterpret_cast<const char*>(row[r] + j) + tuning::kPrefetchBytes, 0, 3);
                 sums[r].add(row[r] + j, w + j);
             }
         }
@@ -230,6 +230,17 @@ inline void predict(const T* x, Index stride, Index count, Index d, const double
 template <class T>
 inline constexpr int kPanel = Simd<T>::lanes < 4 ? 4 : Simd<T>::lanes;
 
+// The first `valid` entries of a row times `scale`, then `scale` itself where there is a unit column, then zeros.
+template <class V, class T>
+GRADHESS_INLINE V cut_row(V row, T scale, Index valid, bool unit) {
+    constexpr int lanes = sizeof(V) / sizeof(T);
+    V lane;
+    for (int v = 0; v < lanes; ++v) lane[v] = static_cast<T>(v);
+    const V end = broadcast(static_cast<T>(valid));
+    const V after = lane == end ? broadcast(unit ? scale : T(0)) : V{};
+    return lane < end ? row * broadcast(scale) : after;
+}
+
 // Rows x_i, scaled by factor[i] where SCALED, with the unit column after the last feature where there is one.
 template <bool SCALED, class T>
 inline void pack_rows(const T* x, Index stride, Index count, Index d, bool unit, const T* factor, Slab<T>& slab,
@@ -255,13 +266,17 @@ inline void pack_rows(const T* x, Index stride, Index count, Index d, bool unit,
         for (Index p = whole; p < slab.n_panels; ++p) {
             T* out = slab.panels + p * slab.panel_stride + (row0 + i0) * panel;
             for (Index i = 0; i < batch; ++i) {
+                const T* in = x + (i0 + i) * stride + p * panel;
                 const T scale = SCALED ? factor[i0 + i] : T(1);
+                // Whole vectors may be read as long as they end within the rows at hand.
+                if (stride > 0 && (i0 + i) * stride + (p + 1) * panel <= (count - 1) * stride + d) {
+                    for (int v = 0; v < panel; v += lanes)
+                        store(out + i * panel + v, cut_row(load<V>(in + v), scale, d - p * panel - v, unit));
+                    continue;
+                }
                 for (int v = 0; v < panel; ++v) {
                     const Index j = p * panel + v;
-                    T value = 0;
-                    if (j < d) value = x[(i0 + i) * stride + j] * scale;
-                    if (j == d && unit) value = scale;
-                    out[i * panel + v] = value;
+                    out[i * panel + v] = j < d ? in[v] * scale : (j == d && unit ? scale : T(0));
                 }
             }
         }

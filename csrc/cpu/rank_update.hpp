@@ -30,17 +30,25 @@ template <class T>
 inline constexpr int kStripRows = 4;
 #endif
 
-template <int VECTORS, class T, class Scatter>
-GRADHESS_INLINE void add_tile(const Vector<T> (&sum)[kStripRows<T>][VECTORS], const Target<Scatter>& target, Index row,
+template <int ROWS, int VECTORS, class T, class Scatter>
+GRADHESS_INLINE void add_tile(const Vector<T> (&sum)[ROWS][VECTORS], const Target<Scatter>& target, Index row,
                               Index column) {
     using V = Vector<T>;
     constexpr int lanes = Simd<T>::lanes;
     constexpr int width = VECTORS * lanes;
-    if (target.padded || (column + width <= row + 1 && row + kStripRows<T> <= target.parameters)) {
-        for (int m = 0; m < kStripRows<T>; ++m) {
+    if (target.padded || (column + width <= row + 1 && row + ROWS <= target.parameters)) {
+        for (int m = 0; m < ROWS; ++m) {
             Scatter* at = target.data + (row + m) * target.stride + column;
             if constexpr (sizeof(T) == sizeof(Scatter)) {
                 for (int v = 0; v < VECTORS; ++v) store(at + v * lanes, load<V>(at + v * lanes) + sum[m][v]);
+            } else if constexpr (sizeof(T) < sizeof(Scatter)) {
+                for (int v = 0; v < VECTORS; ++v) {
+                    const auto [low, high] = widen(sum[m][v]);
+                    double* low_at = at + v * lanes;
+                    double* high_at = low_at + kDoubleLanes;
+                    store(low_at, load_doubles(low_at) + low);
+                    store(high_at, load_doubles(high_at) + high);
+                }
             } else {
                 alignas(64) T spilled[width];
                 for (int v = 0; v < VECTORS; ++v) store(spilled + v * lanes, sum[m][v]);
@@ -49,17 +57,21 @@ GRADHESS_INLINE void add_tile(const Vector<T> (&sum)[kStripRows<T>][VECTORS], co
         }
         return;
     }
-    alignas(64) T spilled[kStripRows<T>][width];
-    for (int m = 0; m < kStripRows<T>; ++m)
+    alignas(64) T spilled[ROWS][width];
+    for (int m = 0; m < ROWS; ++m)
         for (int v = 0; v < VECTORS; ++v) store(spilled[m] + v * lanes, sum[m][v]);
-    for (int m = 0; m < kStripRows<T> && row + m < target.parameters; ++m) {
+    for (int m = 0; m < ROWS && row + m < target.parameters; ++m) {
         Scatter* at = target.data + (row + m) * target.stride + column;
         for (int c = 0; c < width && column + c <= row + m; ++c) at[c] += static_cast<Scatter>(spilled[m][c]);
     }
 }
 
-template <int VECTORS, class T, class Scatter>
-inline void multiply_tile(const Slab<T>& slab, const T* strip, const Target<Scatter>& target, Index row, Index column) {
+inline constexpr Index kCacheLine = 64;
+
+// One row of the loop asks for one line from `ahead` on.
+template <int ROWS, int VECTORS, class T, class Scatter>
+inline void multiply_tile(const Slab<T>& slab, const T* strip, const Target<Scatter>& target, Index row, Index column,
+                          const char* ahead) {
     using V = Vector<T>;
     constexpr int panel = kPanel<T>;
     constexpr int lanes = Simd<T>::lanes;
@@ -68,41 +80,49 @@ inline void multiply_tile(const Slab<T>& slab, const T* strip, const Target<Scat
         const Index c = column + v * lanes;
         columns[v] = slab.panels + c / panel * slab.panel_stride + c % panel;
     }
-    V sum[kStripRows<T>][VECTORS] = {};
+    if (!target.padded) {  // the caller's matrix, which may be far away; it is needed after the loop
+        constexpr int line_entries = kCacheLine / sizeof(Scatter);
+        for (int m = 0; m < ROWS; ++m)
+            for (int c = 0; c < VECTORS * lanes; c += line_entries)
+                __builtin_prefetch(target.data + (row + m) * target.stride + column + c, 1, 3);
+    }
+    V sum[ROWS][VECTORS] = {};
     const Index rows = slab.rows;
     for (Index r = 0; r < rows; ++r) {
+        __builtin_prefetch(ahead + r * kCacheLine, 0, 2);
         V b[VECTORS];
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; ++v) b[v] = load<V>(columns[v] + r * panel);
 #pragma GCC unroll 8
-        for (int m = 0; m < kStripRows<T>; ++m) {
+        for (int m = 0; m < ROWS; ++m) {
             const V a = broadcast(strip[r * panel + m]);
 #pragma GCC unroll 8
             for (int v = 0; v < VECTORS; ++v) sum[m][v] += a * b[v];
         }
     }
-    add_tile<VECTORS, T, Scatter>(sum, target, row, column);
+    add_tile<ROWS, VECTORS, T, Scatter>(sum, target, row, column);
 }
 
-template <class T, class Scatter>
+template <int ROWS, class T, class Scatter>
 GRADHESS_INLINE void multiply_columns(int vectors, const Slab<T>& slab, const T* strip, const Target<Scatter>& target,
-                                      Index row, Index column) {
+                                      Index row, Index column, const char* ahead) {
     switch (vectors) {
-        case 1: return multiply_tile<1>(slab, strip, target, row, column);
-        case 2: return multiply_tile<2>(slab, strip, target, row, column);
+        case 1: return multiply_tile<ROWS, 1>(slab, strip, target, row, column, ahead);
+        case 2: return multiply_tile<ROWS, 2>(slab, strip, target, row, column, ahead);
         case 3:
-            if constexpr (kTileVectors >= 3) return multiply_tile<3>(slab, strip, target, row, column);
+            if constexpr (kTileVectors >= 3) return multiply_tile<ROWS, 3>(slab, strip, target, row, column, ahead);
             break;
         case 4:
-            if constexpr (kTileVectors >= 4) return multiply_tile<4>(slab, strip, target, row, column);
+            if constexpr (kTileVectors >= 4) return multiply_tile<ROWS, 4>(slab, strip, target, row, column, ahead);
             break;
         default: break;
     }
 }
 
-// Adds the part of `tile` on and below the diagonal. `weighted_strip` has room for one panel.
+// Adds the part of `tile` on and below the diagonal. Where slab.weighted, a
+// weighted copy of each strip is made in scratch.strip.
 template <class T, class Scatter>
-void rank_update(const Slab<T>& slab, const Tile& tile, const Target<Scatter>& target, T* weighted_strip) {
+void rank_update(const Slab<T>& slab, const Tile& tile, const Target<Scatter>& target, RowScratch<T>& scratch) {
     constexpr int panel = kPanel<T>;
     constexpr int lanes = Simd<T>::lanes;
     constexpr int strip_rows = kStripRows<T>;
@@ -112,9 +132,14 @@ void rank_update(const Slab<T>& slab, const Tile& tile, const Target<Scatter>& t
         if (slab.weighted) {
             for (Index r = 0; r < slab.rows; ++r)
                 for (int m = 0; m < strip_rows; ++m)
-                    weighted_strip[r * panel + m] = strip[r * panel + m] * static_cast<T>(slab.weight[r]);
-            strip = weighted_strip;
+                    scratch.strip[r * panel + m] = strip[r * panel + m] * static_cast<T>(slab.weight[r]);
+            strip = scratch.strip;
         }
+        // Packed rows beyond a core's own cache: the panel of the next strip is asked for during this one.
+        const Index next_panel = (row + strip_rows) / panel;
+        const T* next_strip = nullptr;
+        if (!target.padded && next_panel != row / panel && next_panel < slab.n_panels)
+            next_strip = slab.panels + next_panel * slab.panel_stride;
         Index last = row + strip_rows;  // one past the last column that the strip needs
         last = last < tile.column_end ? last : tile.column_end;
         last = last < packed_end ? last : packed_end;
@@ -122,7 +147,18 @@ void rank_update(const Slab<T>& slab, const Tile& tile, const Target<Scatter>& t
         for (Index column = tile.column_begin; left > 0;) {
             // A remainder of one vector is shared: two tiles of fair width beat a full one and a sliver.
             const Index take = left <= kTileVectors ? left : (left == kTileVectors + 1 ? (left + 1) / 2 : kTileVectors);
-            multiply_columns(static_cast<int>(take), slab, strip, target, row, column);
+            const char* ahead = reinterpret_cast<const char*>(strip);  // in cache: asks for nothing
+            if (column == tile.column_begin && next_strip) {
+                ahead = reinterpret_cast<const char*>(next_strip);
+            } else if (scratch.ahead < scratch.ahead_end) {
+                ahead = scratch.ahead;
+                scratch.ahead += slab.rows * kCacheLine;
+            }
+            if (target.parameters - row > strip_rows / 2) {
+                multiply_columns<strip_rows>(static_cast<int>(take), slab, strip, target, row, column, ahead);
+            } else {  // the last strip, at most half full
+                multiply_columns<strip_rows / 2>(static_cast<int>(take), slab, strip, target, row, column, ahead);
+            }
             column += take * lanes;
             left -= take;
         }

@@ -65,7 +65,7 @@ void centre_and_sum(Slab<T>& slab, Index begin, Index end, double divisor, doubl
     }
 }
 
-// diagonal[column] += sum over rows of weight * value^2, for panels [begin, end), in the order of panel_sum.
+// diagonal[column] += sum over rows of weight * value^2, for panels [begin, end), in four interleaved chains.
 template <class T, class Scatter>
 void add_squares(const Slab<T>& slab, Index begin, Index end, Index parameters, Scatter* diagonal) {
     constexpr int panel = kPanel<T>;

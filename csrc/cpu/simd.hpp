@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 
 #include "job.hpp"
 
@@ -49,6 +50,21 @@ GRADHESS_INLINE Doubles load_doubles(const double* from) { return load<Doubles>(
 
 GRADHESS_INLINE Doubles load_doubles(const float* from) {
     return __builtin_convertvector(load<Simd<float>::HalfVector>(from), Doubles);
+}
+
+// The two halves of a vector of floats, as doubles.
+struct DoublesPair {
+    Doubles low, high;
+};
+
+template <int... LANE>
+GRADHESS_INLINE DoublesPair widen_halves(Vector<float> v, std::integer_sequence<int, LANE...>) {
+    return {__builtin_convertvector(__builtin_shufflevector(v, v, LANE...), Doubles),
+            __builtin_convertvector(__builtin_shufflevector(v, v, (kDoubleLanes + LANE)...), Doubles)};
+}
+
+GRADHESS_INLINE DoublesPair widen(Vector<float> v) {
+    return widen_halves(v, std::make_integer_sequence<int, kDoubleLanes>{});
 }
 
 template <class T>

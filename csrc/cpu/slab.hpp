@@ -32,6 +32,9 @@ struct RowScratch {
     double* value = nullptr;  // (group,)
     T* strip = nullptr;       // one panel: a weighted copy of the broadcast operand
     Index group = 0;
+    // Rows that will be read next, [ahead, ahead_end): asked for while the multiply kernel runs.
+    const char* ahead = nullptr;
+    const char* ahead_end = nullptr;
 };
 
 // A rectangle of the scatter matrix; column_end may pass the diagonal, the update then stops at it.

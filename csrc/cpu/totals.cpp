@@ -63,18 +63,27 @@ void merge(Moments& moments, const Moments& other) {
 
 template <class Scatter>
 void symmetrize(const Scatter* lower, Index n, double scale, Scatter* out, int threads) {
-    constexpr Index tile = 64;  // a tile and its mirror image stay in the L1 cache
-    const Index tiles = (n + tile - 1) / tile;
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (threads > 1 && n > 512)
-    for (Index bi = 0; bi < tiles; ++bi) {
-        for (Index bj = 0; bj <= bi; ++bj) {
-            for (Index i = bi * tile; i < std::min(n, (bi + 1) * tile); ++i) {
-                for (Index j = bj * tile; j < std::min(i + 1, (bj + 1) * tile); ++j) {
+    // Tiles as wide as a cache line: the mirror image is written line by line, and at a row length that is a power of
+    // two its few lines still fit a cache set.
+    constexpr Index tile = 64 / sizeof(Scatter);
+    const Index strips = (n + tile - 1) / tile;
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 8) if (threads > 1 && n > 512)
+    for (Index strip = strips - 1; strip >= 0; --strip) {
+        const Index i_begin = strip * tile;
+        const Index i_end = std::min(n, i_begin + tile);
+        for (Index j_begin = 0; j_begin < i_end; j_begin += tile) {
+            Scatter values[tile][tile] = {};
+            for (Index i = i_begin; i < i_end; ++i) {
+                const Index j_end = std::min(i + 1, j_begin + tile);
+                for (Index j = j_begin; j < j_end; ++j) {
                     const Scatter value = static_cast<Scatter>(lower[i * n + j] * scale);
                     out[i * n + j] = value;
-                    out[j * n + i] = value;
+                    values[j - j_begin][i - i_begin] = value;
                 }
             }
+            for (Index j = j_begin; j < std::min(i_end, j_begin + tile); ++j)
+                for (Index i = std::max(i_begin, j + 1); i < i_end; ++i)
+                    out[j * n + i] = values[j - j_begin][i - i_begin];
         }
     }
 }

@@ -6,21 +6,23 @@
 
 namespace gradhess::cpu::tuning {
 
-// Bytes of X that a group of rows may take, so that the second touch of a row (packing, after the prediction) finds
-// it in the L2 cache.
-inline constexpr Index kGroupBytes = 256 * 1024;
+// Bytes of X (as float64) that a group of rows may take, so that the second touch of a row (packing, after the
+// prediction) finds it in the L1 cache.
+inline constexpr Index kGroupBytes = 16 * 1024;
 inline constexpr Index kGroupRowsMin = 16;
 
-// Macro tile of the scatter matrix, in columns: one block of packed columns stays in the L2 cache
-// (256 rows x 256 columns x 8 bytes) while strips of rows pass over it.
-inline constexpr Index kTileColumns = 256;
-inline constexpr Index kTileRows = 32;
+// Macro tile of the scatter matrix, in columns of float64 (twice as many of float32): one block of packed columns stays
+// in the L2 cache (256 rows x 240 columns x 8 bytes) while strips of rows pass over it. A multiple of every tile width
+// (24, 12, 4), so that no sliver is left, and of kTileRows.
+inline constexpr Index kTileColumns = 240;
+inline constexpr Index kTileRows = 24;
+static_assert(kTileColumns % kTileRows == 0);
 
 // Work, in multiply-adds, below which starting a team of threads costs more than it saves.
 inline constexpr Index kTeamMinWork = 400'000;
 
 // How far ahead of the rows being read the next ones are asked for.
-inline constexpr Index kPrefetchBytes = 8192;
+inline constexpr Index kPrefetchBytes = 4096;
 
 // A thread's share of the buffers in which finished blocks wait to be added to the total: threads meet once for as
 // many blocks as fit.

@@ -136,8 +136,8 @@ class CpuBackend:
     def merge(self, state: MomentState, other: MomentState) -> None:
         _cpu.merge(_moments(state), _moments(other))
 
-    def symmetrize(self, lower: AnyArray, scale: float, out: AnyArray) -> None:
-        _cpu.symmetrize(lower, scale, out, 1)
+    def symmetrize(self, lower: AnyArray, scale: float, out: AnyArray, *, threads: int) -> None:
+        _cpu.symmetrize(lower, scale, out, _team(threads))
 
     def materialize(self, rows: Rows, out: AnyArray) -> None:
         _cpu.materialize(_rows(rows), out, _isa)

@@ -220,7 +220,7 @@ class Backend(Protocol):
     def merge(self, state: MomentState, other: MomentState) -> None:
         """Add ``other`` to ``state`` (Chan's formula). Both have no open block; ``other`` is only read."""
 
-    def symmetrize(self, lower: AnyArray, scale: float, out: AnyArray) -> None:
+    def symmetrize(self, lower: AnyArray, scale: float, out: AnyArray, *, threads: int) -> None:
         """``out[i, j] = out[j, i] = lower[i, j] * scale`` for i >= j. ``out`` may be ``lower``."""
 
     def materialize(self, rows: Rows, out: AnyArray) -> None:

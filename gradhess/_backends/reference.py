@@ -89,7 +89,7 @@ class ReferenceBackend:
         state.scalars += other.scalars
         state.counts += other.counts
 
-    def symmetrize(self, lower: AnyArray, scale: float, out: AnyArray) -> None:
+    def symmetrize(self, lower: AnyArray, scale: float, out: AnyArray, *, threads: int) -> None:
         scaled = np.tril(lower) * scale
         out[...] = scaled + np.tril(scaled, -1).T
 

@@ -203,7 +203,7 @@ class Gradients:
 
     def _finish(self, state: MomentState, scale: float) -> Any:
         scatter = _scatter(state)
-        registry.active().symmetrize(scatter, scale, scatter)
+        registry.active().symmetrize(scatter, scale, scatter, threads=registry.num_threads())
         return give_back(scatter, self.library)
 
     def _summed(self) -> Float64Array:

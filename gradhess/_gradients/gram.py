@@ -67,7 +67,7 @@ def weighted_gram(X: Any, weights: Any = None, *, out: Any = None) -> Any:
 def _gram(rows: Rows, weights: Float64Array | None, dtype: Any) -> AnyArray:
     state = passes.moments(rows, "full", dtype=dtype, weights=weights, weights_name="weights")
     assert state.scatter is not None
-    registry.active().symmetrize(state.scatter, 1.0, state.scatter)
+    registry.active().symmetrize(state.scatter, 1.0, state.scatter, threads=registry.num_threads())
     return state.scatter
 
 
@@ -87,4 +87,4 @@ def _accumulate_into(rows: Rows, weights: Float64Array | None, out: AnyArray) ->
                 )
     finally:
         backend.close_block(state)
-        backend.symmetrize(lower, 1.0, lower)
+        backend.symmetrize(lower, 1.0, lower, threads=threads)

@@ -49,7 +49,7 @@ def hessian(rows: Rows) -> Float64Array:
     for (q, r), state in zip(pairs, states, strict=True):
         backend.close_block(state)
         assert state.scatter is not None
-        backend.symmetrize(state.scatter, 1.0, state.scatter)
+        backend.symmetrize(state.scatter, 1.0, state.scatter, threads=registry.num_threads())
         out[q, :, r, :] = state.scatter
         out[r, :, q, :] = state.scatter
     return out.reshape(rows.n_parameters, rows.n_parameters)

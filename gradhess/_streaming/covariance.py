@@ -470,7 +470,7 @@ class StreamingCovariance:
         if scatter.ndim == 1:
             return np.asarray(scatter * scale, scatter.dtype)
         out = scatter if owned else np.empty_like(scatter)
-        registry.active().symmetrize(scatter, scale, out)
+        registry.active().symmetrize(scatter, scale, out, threads=registry.num_threads())
         return out
 
     def _spectrum(self) -> spectral.Spectrum:

@@ -23,14 +23,14 @@ class NumbaBackend:
     def merge(self, state: MomentState, other: MomentState) -> None:
         moments.merge(state, other)
 
-    def symmetrize(self, lower: AnyArray, scale: float, out: AnyArray) -> None:
+    def symmetrize(self, lower: AnyArray, scale: float, out: AnyArray, *, threads: int) -> None:
         p = len(lower)
         source = readonly(lower)
 
         def strip(index: int) -> None:
             scatter_kernels.symmetrize_strip(source, scale, out, *moments.strip_rows(index, p))
 
-        workers.run(moments.strip_count(p), strip, threads=1)
+        workers.run(moments.strip_count(p), strip, threads=threads)
 
     def materialize(self, rows: Rows, out: AnyArray) -> None:
         row_products.materialize(rows, out)
