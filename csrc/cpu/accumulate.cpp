@@ -62,6 +62,17 @@ struct BlockBuffer {
     bool complete = false;
 };
 
+// Sum of f over the rows of a slab, in eight chains that do not wait for each other.
+template <class Function>
+double sum_of(const double* values, Index count, Function f) {
+    double chain[8] = {};
+    Index r = 0;
+    for (; r + 8 <= count; r += 8)
+        for (int c = 0; c < 8; ++c) chain[c] += f(values[r + c]);
+    for (int c = 0; r < count; ++r, ++c) chain[c] += f(values[r]);
+    return ((chain[0] + chain[4]) + (chain[2] + chain[6])) + ((chain[1] + chain[5]) + (chain[3] + chain[7]));
+}
+
 constexpr Index kNoRow = std::numeric_limits<Index>::max();
 
 template <class T, class Scatter>
@@ -304,11 +315,8 @@ class Accumulation {
         double weight = static_cast<double>(count);
         double weight_squares = weight;
         if (weighted_) {
-            weight = weight_squares = 0.0;
-            for (Index r = 0; r < count; ++r) {
-                weight += slab.weight[r];
-                weight_squares += slab.weight[r] * slab.weight[r];
-            }
+            weight = sum_of(slab.weight, count, [](double w) { return w; });
+            weight_squares = sum_of(slab.weight, count, [](double w) { return w * w; });
         }
         centre_panels(team, work, block, weight, count);
         team.barrier();
@@ -320,9 +328,7 @@ class Accumulation {
             block.weight_squares += weight_squares;
             block.rows += count;
             if (rows_.kind != RowKind::dense) {
-                double loss = 0.0;
-                for (Index r = 0; r < count; ++r) loss += slab.value[r];
-                block.loss += loss;
+                block.loss += sum_of(slab.value, count, [](double value) { return value; });
             }
         }
         if (moments_.structure == Structure::full) {

@@ -191,8 +191,13 @@ GRADHESS_INLINE void predict_wide(const T* x, Index stride, Index count, Index d
 #pragma GCC unroll 8
             for (int r = 0; r < batch; ++r) sums[r].add(row[r] + (d - 8), tail);
         }
+        const Doubles etas = sum_lanes(sums) + broadcast(start);
+        if (out_stride == 1 && count - i >= batch) {
+            store(out + i, etas);
+            continue;
+        }
         alignas(64) double eta[batch];
-        store(eta, sum_lanes(sums) + broadcast(start));
+        store(eta, etas);
         const Index valid = count - i < batch ? count - i : batch;
         for (Index r = 0; r < valid; ++r) out[(i + r) * out_stride] = eta[r];
     }
