@@ -99,6 +99,9 @@ def test_products(ops, rows, threads):
     np.testing.assert_array_equal(ops.norms(rows, threads=threads), ops.norms(rows, threads=1))
     np.testing.assert_array_equal(ops.matvec(rows, v, threads=threads), ops.matvec(rows, v, threads=1))
     np.testing.assert_array_equal(ops.rmatvec(rows, u, threads=threads), ops.rmatvec(rows, u, threads=1))
+    np.testing.assert_array_equal(
+        ops.gram_matvec(rows, v, threads=threads), ops.gram_matvec(rows, v, threads=1)
+    )
 
 
 def test_instruction_sets_with_fused_multiply_adds_agree(rows):

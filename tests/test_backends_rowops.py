@@ -57,6 +57,12 @@ def test_rows_and_their_products(ops, rows, unit_column, dtype):
             oracles.assert_close(ops.matvec(case, v, threads=2), oracle.G @ v, error, "G v")
             error = (oracle.error + (n + 4) * oracles.U64 * size).T @ np.abs(w) + u * (size.T @ np.abs(w))
             oracles.assert_close(ops.rmatvec(case, w, threads=2), oracle.G.T @ w, error, "G' u")
+            both = size.T @ (size @ np.abs(v))
+            error = (n + p + 8) * oracles.U64 * both + oracle.error.T @ (size @ np.abs(v))
+            error += size.T @ (oracle.error @ np.abs(v)) + 2 * u * both
+            oracles.assert_close(
+                ops.gram_matvec(case, v, threads=2), oracle.G.T @ (oracle.G @ v), error, "G' G v"
+            )
 
 
 def test_products_of_many_rows(ops, rows):

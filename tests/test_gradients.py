@@ -107,6 +107,8 @@ def test_every_contraction_matches_the_explicit_matrix(backend, loss, intercept,
     assert g.matvec(v[:, 0]).shape == (n,)
     assert (np.abs(g.matvec(v[:, 0]) - G @ v[:, 0]) <= eps * (S @ np.abs(v[:, 0]))).all()
     assert g.rmatvec(u[:, 0]).shape == (p,)
+    assert g.gram_matvec(v[:, 0]).shape == (p,)
+    assert (np.abs(g.gram_matvec(v) - G.T @ (G @ v)) <= 2 * eps * (S.T @ (S @ np.abs(v)))).all()
     assert (np.abs(g.rmatvec(u[:, 0]) - G.T @ u[:, 0]) <= eps * (S.T @ np.abs(u[:, 0]))).all()
 
 
@@ -269,7 +271,7 @@ def test_products_have_the_same_bits_for_any_number_of_threads(backend, threads,
 
     def products():
         g = gh.glm_gradients(**problem)
-        return g.gram(), g.rmatvec(u), g.covariance(), g.hessian(), g.sum()
+        return g.gram(), g.rmatvec(u), g.gram_matvec(g.sum()), g.covariance(), g.hessian(), g.sum()
 
     expected = products()
     gh.set_num_threads(threads)
@@ -298,6 +300,7 @@ def test_empty_batches_have_zero_sums_and_no_mean(backend):
     np.testing.assert_array_equal(g.sum(), np.zeros(3))
     np.testing.assert_array_equal(g.gram(), np.zeros((3, 3)))
     np.testing.assert_array_equal(g.rmatvec(np.empty(0)), np.zeros(3))
+    np.testing.assert_array_equal(g.gram_matvec(np.ones(3)), np.zeros(3))
     assert g.loss() == 0.0
     assert g.norms().shape == (0,)
     assert g.toarray().shape == (0, 3)
@@ -325,7 +328,11 @@ def test_rows_that_are_not_finite_are_named(backend):
             getattr(gh.glm_gradients(**problem), method)()
         assert caught.value.row == 613
     g = gh.glm_gradients(**problem)
-    for product in (lambda: g.matvec(np.ones(D)), lambda: g.rmatvec(np.ones(N))):
+    for product in (
+        lambda: g.matvec(np.ones(D)),
+        lambda: g.rmatvec(np.ones(N)),
+        lambda: g.gram_matvec(np.ones(D)),
+    ):
         with pytest.raises(gh.errors.NonFiniteError, match="613"):
             product()
 

@@ -154,6 +154,17 @@ py::array_t<double> multiply(const RowsHandle& handle, const py::array& vectors,
     return out;
 }
 
+// (m, outputs, width): G^T u, or G^T G V where u is None.
+py::array_t<double> multiply_transposed(const RowsHandle& handle, const OptionalArray& u, const OptionalArray& vectors,
+                                        const OptionalArray& units, int threads, std::size_t isa) {
+    const Index m = u ? u->shape(1) : vectors->shape(0);
+    py::array_t<double> out({m, handle.rows.row_outputs(), handle.rows.width()});
+    double* data = out.mutable_data();
+    py::gil_scoped_release release;
+    cpu::multiply_transposed(handle.rows, doubles(u), doubles(vectors), doubles(units), m, data, threads, isa_at(isa));
+    return out;
+}
+
 py::tuple isa_names() {
     py::list names;
     for (const cpu::Isa* isa : cpu::supported_isas()) names.append(isa->name);
@@ -189,6 +200,7 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
     });
     m.def("norms", &norms);
     m.def("multiply", &multiply);
+    m.def("multiply_transposed", &multiply_transposed);
     m.def("isa_names", &isa_names);
     m.def("max_threads", &omp_get_num_procs);
     m.def("compiler", [] { return std::string(__VERSION__); });

@@ -22,6 +22,8 @@ struct Kernels {
     void (*norms)(const Rows&, Index first, Index count, double* out, RowScratch<T>&);
     void (*multiply)(const Rows&, Index first, Index count, const double* vectors, const double* units, Index m,
                      double* products, double* out, RowScratch<T>&);
+    void (*multiply_transposed)(const Rows&, Index first, Index count, const double* u, const double* vectors,
+                                const double* units, Index m, double* products, double* out, RowScratch<T>&);
     Index (*first_nonfinite)(const Rows&, const double* weights, Index first, Index count, RowScratch<T>&);
 };
 

@@ -27,6 +27,7 @@ constexpr Kernels<T> make_kernels() {
     table.materialize = materialize<T>;
     table.norms = norms<T>;
     table.multiply = multiply<T>;
+    table.multiply_transposed = multiply_transposed<T>;
     table.first_nonfinite = first_nonfinite<T>;
     return table;
 }

@@ -80,6 +80,55 @@ void multiply(const Rows& rows, Index first, Index count, const double* vectors,
     });
 }
 
+// out[j] += sum over rows of coefficient * x_j, row after row, and for the unit column after the last feature. One
+// coefficient each `step`.
+template <class T>
+GRADHESS_INLINE void add_rows(const RowView<T>& x, Index n, Index d, bool unit, const double* coefficients, Index step,
+                              double* out) {
+    constexpr int lanes = kDoubleLanes;
+    constexpr int wide = 4 * lanes;  // columns at a time, each a chain of its own
+    Index j = 0;
+    for (; j + wide <= d; j += wide) {
+        Doubles sum[4];
+        for (int v = 0; v < 4; ++v) sum[v] = load_doubles(out + j + v * lanes);
+        for (Index r = 0; r < n; ++r) {
+            const Doubles coefficient = broadcast(coefficients[r * step]);
+            const T* row = x.data + r * x.stride + j;
+            for (int v = 0; v < 4; ++v) sum[v] += load_doubles(row + v * lanes) * coefficient;
+        }
+        for (int v = 0; v < 4; ++v) store(out + j + v * lanes, sum[v]);
+    }
+    for (Index r = 0; r < n; ++r) {
+        const double coefficient = coefficients[r * step];
+        const T* row = x.data + r * x.stride;
+        for (Index c = j; c < d; ++c) out[c] += static_cast<double>(row[c]) * coefficient;
+        if (unit) out[d] += coefficient;
+    }
+}
+
+// out (m, outputs, width) += sum over rows of t_i g_i, with t (count, m) given as `u`, or t = G V with V given as in
+// `multiply`: then it is G^T G V, from one read of X. `products` holds (group, m * outputs).
+template <class T>
+void multiply_transposed(const Rows& rows, Index first, Index count, const double* u, const double* vectors,
+                         const double* units, Index m, double* products, double* out, RowScratch<T>& scratch) {
+    const Index k = rows.row_outputs();
+    const bool scaled = rows.kind == RowKind::gradient;
+    for_groups(rows, first, count, scratch, [&](const RowView<T>& x, Index i, Index n) {
+        if (vectors) predict(x.data, x.stride, n, rows.features, vectors, units, m * k, products);
+        for (Index r = 0; r < n; ++r)
+            for (Index c = 0; c < m; ++c) {
+                double* product = products + (r * m + c) * k;
+                const double* slope = scratch.slope + r * k;
+                double t = vectors ? 0.0 : u[(first + i + r) * m + c];
+                if (vectors)
+                    for (Index q = 0; q < k; ++q) t += scaled ? slope[q] * product[q] : product[q];
+                for (Index q = 0; q < k; ++q) product[q] = scaled ? t * slope[q] : t;
+            }
+        for (Index c = 0; c < m * k; ++c)
+            add_rows(x, n, rows.features, rows.unit_column, products + c, m * k, out + c * rows.width());
+    });
+}
+
 // 0 while all of scale * row is finite, for inf * 0 and NaN * 0 are NaN.
 template <class T>
 GRADHESS_INLINE bool is_finite(const T* row, Index d, T scale) {

@@ -89,6 +89,45 @@ void multiply(const Rows& rows, const double* vectors, const double* units, Inde
     });
 }
 
+void multiply_transposed(const Rows& rows, const double* u, const double* vectors, const double* units, Index m,
+                         double* out, int threads, const Isa& isa) {
+    const Index entries = m * rows.parameters();
+    std::fill_n(out, entries, 0.0);
+    const Index jobs = (rows.samples + tuning::kRowJob - 1) / tuning::kRowJob;
+    const int team = static_cast<int>(std::min<Index>(std::max(1, threads), jobs));
+    const Index per_thread =
+        std::clamp<Index>(tuning::kBlockBufferBytes / (entries * static_cast<Index>(sizeof(double))), 1, 16);
+    const Index round = std::min(jobs, per_thread * team);
+    with_kernels(rows, isa, [&](const auto& kernels, auto zero) {
+        using T = decltype(zero);
+        std::vector<RowScratch<T>> scratch(static_cast<std::size_t>(team));
+        std::vector<double*> products(scratch.size());
+        double* sums = nullptr;
+        Arena::of_this_thread().place([&](Carver& carver) {
+            for (std::size_t t = 0; t < scratch.size(); ++t) {
+                scratch[t] = carve_rows<T>(carver, rows, 0, kernels.panel);
+                products[t] = carver.take<double>(scratch[t].group * m * rows.row_outputs());
+            }
+            sums = carver.take<double>(round * entries);
+        });
+        for (Index base = 0; base < jobs; base += round) {
+            const Index end = std::min(jobs, base + round);
+#pragma omp parallel for num_threads(team) schedule(dynamic, 1) if (team > 1)
+            for (Index j = base; j < end; ++j) {
+                const auto t = static_cast<std::size_t>(omp_get_thread_num());
+                const Index first = j * tuning::kRowJob;
+                double* sum = sums + (j - base) * entries;
+                std::fill_n(sum, entries, 0.0);
+                kernels.multiply_transposed(rows, first, std::min(tuning::kRowJob, rows.samples - first), u, vectors,
+                                            units, m, products[t], sum, scratch[t]);
+            }
+            for (Index j = base; j < end; ++j)
+                for (Index e = 0; e < entries; ++e) out[e] += sums[(j - base) * entries + e];
+        }
+        Arena::of_this_thread().trim();
+    });
+}
+
 double probe_fma_peak(bool single, int threads, double seconds, const Isa& isa) {
     const auto spin = single ? isa.spin_f32 : isa.spin_f64;
     double flop = 0.0;

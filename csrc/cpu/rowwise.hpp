@@ -13,6 +13,11 @@ void norms(const Rows& rows, double* out, int threads, const Isa& isa);
 void multiply(const Rows& rows, const double* vectors, const double* units, Index m, double* out, int threads,
               const Isa& isa);
 
+// out (m, outputs, width) = G^T u for u (n, m); or, where u is null, G^T G V for V given as in `multiply`. Sums of
+// fixed ranges of rows are added in order, so the bits do not depend on the threads.
+void multiply_transposed(const Rows& rows, const double* u, const double* vectors, const double* units, Index m,
+                         double* out, int threads, const Isa& isa);
+
 // Ceilings, for the benchmarks: GFLOP/s of multiply-adds on registers, GB/s of reading memory.
 double probe_fma_peak(bool single, int threads, double seconds, const Isa& isa);
 double probe_read_bandwidth(std::size_t bytes, int threads, double seconds);

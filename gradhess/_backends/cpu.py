@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -149,24 +148,28 @@ class CpuBackend:
         return _cpu.norms(_rows(rows), _team(threads), _isa)
 
     def matvec(self, rows: Rows, vectors: Float64Array, *, threads: int) -> Float64Array:
-        m = vectors.shape[1]
-        by_output = np.ascontiguousarray(vectors.T).reshape(m, rows.n_outputs, -1)
-        units = None
-        if rows.unit_column:
-            units = np.ascontiguousarray(by_output[:, :, -1])
-            by_output = np.ascontiguousarray(by_output[:, :, :-1])
-        return _cpu.multiply(_rows(rows), by_output, units, _team(threads), _isa)
+        return _cpu.multiply(_rows(rows), *_by_output(rows, vectors), _team(threads), _isa)
 
     def rmatvec(self, rows: Rows, vectors: Float64Array, *, threads: int) -> Float64Array:
-        if rows.kind == "hessian":  # the same rows, without the weight that they bring with them
-            rows = replace(rows, kind="dense")
-        out = np.empty((rows.n_parameters, vectors.shape[1]))
-        for column in range(vectors.shape[1]):
-            state = MomentState.empty(rows.n_parameters, "sum", centred=False)
-            self.accumulate(rows, np.ascontiguousarray(vectors[:, column]), state, threads=threads)
-            self.close_block(state)
-            out[:, column] = state.location
-        return out
+        out = _cpu.multiply_transposed(_rows(rows), vectors, None, None, _team(threads), _isa)
+        return _by_parameter(out)
+
+    def gram_matvec(self, rows: Rows, vectors: Float64Array, *, threads: int) -> Float64Array:
+        out = _cpu.multiply_transposed(_rows(rows), None, *_by_output(rows, vectors), _team(threads), _isa)
+        return _by_parameter(out)
+
+
+def _by_output(rows: Rows, vectors: Float64Array) -> tuple[Float64Array, Float64Array | None]:
+    """(p, m) as (m, k, d), and apart from it the entries of the unit column, (m, k)."""
+    by_output = np.ascontiguousarray(vectors.T).reshape(vectors.shape[1], rows.n_outputs, -1)
+    if not rows.unit_column:
+        return by_output, None
+    return np.ascontiguousarray(by_output[:, :, :-1]), np.ascontiguousarray(by_output[:, :, -1])
+
+
+def _by_parameter(products: Float64Array) -> Float64Array:
+    """(m, k, width) as (p, m)."""
+    return np.ascontiguousarray(products.reshape(len(products), -1).T)
 
 
 def load() -> CpuBackend:

@@ -240,3 +240,6 @@ class Backend(Protocol):
 
         A row that is not finite raises NonFiniteRow, or shows in the result.
         """
+
+    def gram_matvec(self, rows: Rows, vectors: Float64Array, *, threads: int) -> Float64Array:
+        """``G.T @ (G @ vectors)`` for C-contiguous (p, m): (p, m), from one read of ``X``."""

@@ -124,6 +124,13 @@ class ReferenceBackend:
             out += _evaluate(slab).rows.T.astype(np.float64) @ vectors[start : start + slab.n_samples]
         return out
 
+    def gram_matvec(self, rows: Rows, vectors: Float64Array, *, threads: int) -> Float64Array:
+        out = np.zeros_like(vectors)
+        for _, slab in _slabs(rows):
+            G = _evaluate(slab).rows.astype(np.float64)
+            out += G.T @ (G @ vectors)
+        return out
+
 
 def _slabs(rows: Rows, size: int = layout.SLAB_ROWS) -> Iterator[tuple[int, Rows]]:
     for start in range(0, rows.n_samples, size):

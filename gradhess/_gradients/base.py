@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from gradhess import _memory
 from gradhess import _validation as check
 from gradhess._arrays import NUMPY, give_back, library_of
 from gradhess._backends import registry
-from gradhess._backends.protocol import LOSS, AnyArray, Float64Array, MomentState, NonFiniteRow, Rows
+from gradhess._backends.protocol import LOSS, AnyArray, Float64Array, MomentState, Rows
 from gradhess._gradients import passes
 from gradhess.errors import InputError
 
@@ -145,16 +146,28 @@ class Gradients:
         vectors = check.factor(u, "u", self.n_samples, self.shape)
         backend = registry.active()
         threads = registry.num_threads()
-        out = np.zeros((self.n_parameters, vectors.shape[1]))
-        # One size for any number of threads: where pieces begin decides the order of summation, so the bits.
-        size = passes.piece_rows(2 * self.n_parameters * vectors.shape[1], threads=1)
-        for start, stop in passes.spans(self.n_samples, size):
-            try:
-                out += backend.rmatvec(self.rows.slice(start, stop), vectors[start:stop], threads=threads)
-            except NonFiniteRow as bad:
-                raise passes.nonfinite_error(self.rows, None, start + bad.index) from None
-        passes.check_result(backend, self.rows, out)
+
+        def part(start: int, stop: int) -> Float64Array:
+            return backend.rmatvec(self.rows.slice(start, stop), vectors[start:stop], threads=threads)
+
+        out = self._summed_over_rows(part, vectors.shape[1])
         return give_back(out if np.ndim(u) > 1 else out[:, 0], self.library)
+
+    def gram_matvec(self, v: Any) -> Any:
+        """``G^T (G v)`` from one read of the data: (p,) for v of shape (p,), (p, m) for (p, m). float64.
+
+        The product with the outer product of gradients without forming it, for Lanczos, conjugate gradients and
+        power iterations at any p.
+        """
+        vectors = check.factor(v, "v", self.n_parameters, self.shape)
+        backend = registry.active()
+        threads = registry.num_threads()
+
+        def part(start: int, stop: int) -> Float64Array:
+            return backend.gram_matvec(self.rows.slice(start, stop), vectors, threads=threads)
+
+        out = self._summed_over_rows(part, vectors.shape[1])
+        return give_back(out if np.ndim(v) > 1 else out[:, 0], self.library)
 
     def toarray(self) -> Any:
         """G itself, (n, p), of type ``dtype``: for tests and small data.
@@ -194,6 +207,16 @@ class Gradients:
     def hessian(self) -> Any:
         """The Hessian of the summed loss; an error for explicit gradients, which have none."""
         raise InputError("explicit gradients carry no Hessian; glm_gradients(X, y, coef, loss=...) does")
+
+    def _summed_over_rows(self, part: Callable[[int, int], Float64Array], n_vectors: int) -> Float64Array:
+        """The sum of ``part(start, stop)`` (p, m) over pieces of the rows."""
+        out = np.zeros((self.n_parameters, n_vectors))
+        # One size for any number of threads: where pieces begin decides the order of summation, so the bits.
+        size = passes.piece_rows(2 * self.n_parameters * n_vectors, threads=1)
+        for start, stop in passes.spans(self.n_samples, size):
+            out += part(start, stop)
+        passes.check_result(registry.active(), self.rows, out)
+        return out
 
     def _moments(self, dtype: npt.DTypeLike, what: str, *, centred: bool) -> MomentState:
         accumulator = check.accumulator_dtype(dtype)
@@ -244,7 +267,8 @@ def as_gradients(G: Any) -> Gradients:
     -------
     Gradients
         With ``shape``, ``dtype``, ``sum``, ``mean``, ``gram``, ``covariance``, ``diagonal``, ``norms``, ``matvec``,
-        ``rmatvec``, ``toarray``, ``as_linear_operator``. ``loss`` and ``hessian`` are errors: an array has none.
+        ``rmatvec``, ``gram_matvec``, ``toarray``, ``as_linear_operator``. ``loss`` and ``hessian`` are errors: an
+        array has none.
 
     Raises
     ------

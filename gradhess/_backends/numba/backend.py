@@ -46,3 +46,6 @@ class NumbaBackend:
 
     def rmatvec(self, rows: Rows, vectors: Float64Array, *, threads: int) -> Float64Array:
         return row_products.rmatvec(rows, vectors, threads)
+
+    def gram_matvec(self, rows: Rows, vectors: Float64Array, *, threads: int) -> Float64Array:
+        return row_products.gram_matvec(rows, vectors, threads)

@@ -108,6 +108,15 @@ def rmatvec(rows: Rows, vectors: Float64Array, threads: int) -> Float64Array:
     return np.ascontiguousarray(out.T)
 
 
+def gram_matvec(rows: Rows, vectors: Float64Array, threads: int) -> Float64Array:
+    """A block of rows at a time, so that the second product finds it in cache."""
+    out = np.zeros_like(vectors)
+    for start, stop in _groups(0, rows.n_samples, layout.BLOCK_ROWS):
+        block = rows.slice(start, stop)
+        out += rmatvec(block, matvec(block, vectors, threads), threads)
+    return out
+
+
 def _groups(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
     for at in range(start, stop, step):
         yield at, min(at + step, stop)
