@@ -57,7 +57,8 @@ def measure(problem: Problem, backend: str, rounds: int) -> dict[str, Any]:
         times["gradhess"].append(seconds(lambda: our_job(problem)))
         times["numpy"].append(seconds(lambda: numpy_job(problem)))
         times["syrk"].append(seconds(lambda: syrk_alone(problem)))
-        probed = machine.limits(problem.dtype, seconds=0.05)
+        time.sleep(PAUSE_SECONDS)
+        probed = machine.limits(problem.dtype, seconds=0.1)
         if probed is not None:
             limits.append(probed)
 

@@ -1,0 +1,122 @@
+// The kernels of one instruction set against plain loops, without Python: for processors that the test suite cannot
+// run on. .ci/run compiles this for 64-bit Arm and runs it under an emulator.
+#include <cmath>
+#include <cstdio>
+#include <random>
+#include <vector>
+
+#include "cpu/accumulate.hpp"
+#include "cpu/dispatch.hpp"
+#include "cpu/totals.hpp"
+
+namespace cpu = gradhess::cpu;
+using cpu::Index;
+
+namespace {
+
+struct Problem {
+    Index n, d;
+    bool centred, unit_column;
+    cpu::Loss loss;
+};
+
+double slope(cpu::Loss loss, double eta, double y) {
+    switch (loss) {
+        case cpu::Loss::logistic: return 1.0 / (1.0 + std::exp(-eta)) - y;
+        case cpu::Loss::poisson: return std::exp(eta) - y;
+        default: return eta - y;
+    }
+}
+
+template <class T>
+int failures(const cpu::Isa& isa, const Problem& problem) {
+    const Index n = problem.n;
+    const Index d = problem.d;
+    const Index p = d + (problem.unit_column ? 1 : 0);
+    std::mt19937 random(7);
+    std::normal_distribution<double> normal;
+    std::vector<T> X(static_cast<std::size_t>(n * d));
+    for (T& x : X) x = static_cast<T>(normal(random) + 2.0);
+    std::vector<double> y(static_cast<std::size_t>(n));
+    for (double& label : y) label = normal(random) > 0.0;
+    const std::vector<double> coef(static_cast<std::size_t>(d), 0.3 / static_cast<double>(d));
+    const double intercept = -0.4;
+
+    cpu::Rows rows;
+    rows.data = X.data();
+    rows.dtype = sizeof(T) == 8 ? cpu::DType::f64 : cpu::DType::f32;
+    rows.samples = n;
+    rows.features = d;
+    rows.row_stride = d * static_cast<Index>(sizeof(T));
+    rows.column_stride = sizeof(T);
+    rows.kind = cpu::RowKind::gradient;
+    rows.unit_column = problem.unit_column;
+    rows.loss = problem.loss;
+    rows.y = y.data();
+    rows.coef = coef.data();
+    rows.intercept = problem.unit_column ? &intercept : nullptr;
+
+    const auto vector_of = [](Index size) { return std::vector<double>(static_cast<std::size_t>(size)); };
+    auto scatter = vector_of(p * p), block = vector_of(p * p), location = vector_of(p), shift = vector_of(p);
+    auto sum = vector_of(p), scalars = vector_of(6);
+    std::vector<Index> counts(2);
+    cpu::Moments moments;
+    moments.centred = problem.centred;
+    moments.parameters = p;
+    moments.scatter = scatter.data();
+    moments.block_scatter = p <= 256 ? block.data() : nullptr;
+    moments.location = location.data();
+    moments.block_shift = shift.data();
+    moments.block_sum = sum.data();
+    moments.scalars = scalars.data();
+    moments.counts = counts.data();
+    const cpu::Options options{{256, 4096}, 2, {}};
+    const cpu::Result result = cpu::accumulate(rows, nullptr, moments, options, isa);
+    cpu::close_block(moments);
+
+    std::vector<double> G(static_cast<std::size_t>(n * p)), mean(static_cast<std::size_t>(p));
+    for (Index i = 0; i < n; ++i) {
+        double eta = problem.unit_column ? intercept : 0.0;
+        for (Index j = 0; j < d; ++j) eta += static_cast<double>(X[i * d + j]) * coef[j];
+        const double r = slope(problem.loss, eta, y[i]);
+        for (Index j = 0; j < p; ++j) {
+            G[i * p + j] = r * (j < d ? static_cast<double>(X[i * d + j]) : 1.0);
+            mean[j] += G[i * p + j] / n;
+        }
+    }
+    int bad = result.outcome != cpu::Outcome::done;
+    // 16 roundings of a product and 256 of a chain in T, and n of the plain loop here.
+    const double unit = sizeof(T) == 8 ? 0x1p-53 : 0x1p-24;
+    for (Index i = 0; i < p; ++i)
+        for (Index j = 0; j <= i; ++j) {
+            double exact = 0.0, size = 0.0;
+            for (Index k = 0; k < n; ++k) {
+                const double a = G[k * p + i] - (problem.centred ? mean[i] : 0.0);
+                const double b = G[k * p + j] - (problem.centred ? mean[j] : 0.0);
+                exact += a * b;
+                size += std::fabs(G[k * p + i] * G[k * p + j]) + std::fabs(a * b);
+            }
+            bad += !(std::fabs(scatter[i * p + j] - exact) <= (272 * unit + n * 0x1p-53) * size);
+        }
+    return bad;
+}
+
+}  // namespace
+
+int main() {
+    int passed = 0;
+    int failed = 0;
+    for (const cpu::Isa* isa : cpu::supported_isas())
+        for (const cpu::Loss loss : {cpu::Loss::squared, cpu::Loss::logistic, cpu::Loss::poisson})
+            for (const bool centred : {false, true})
+                for (const auto& [n, d] : {std::pair<Index, Index>{3, 1}, {257, 7}, {4100, 8}, {600, 17}, {300, 270}}) {
+                    const Problem problem{n, d, centred, d % 2 == 1, loss};
+                    const int bad = failures<double>(*isa, problem) + failures<float>(*isa, problem);
+                    ++(bad ? failed : passed);
+                    if (bad)
+                        std::printf("%s: loss %d, n %ld, d %ld: %d entries\n", isa->name, int(loss), long(n), long(d),
+                                    bad);
+                }
+    std::printf("%d passed, %d failed\n", passed, failed);
+    return failed != 0;
+}
