@@ -100,7 +100,9 @@ def _check_tensor(value: Any, name: str) -> None:
     if value.requires_grad:
         raise InputTypeError(f"{name} is a tensor that requires grad; pass {name}.detach()")
     if value.device.type != "cpu":
-        raise BackendError(_no_gpu(name))
+        raise BackendError(
+            f"{name} is on the device {value.device}, and this release computes on the CPU only; copy it to the host"
+        )
     if str(value.layout) != "torch.strided":
         raise InputTypeError(f"{name} is a tensor of layout {value.layout}; pass {name}.to_dense()")
     if str(value.dtype) == "torch.bfloat16":

@@ -56,7 +56,7 @@ def test_not_compiled_is_a_reason_that_says_what_to_do(monkeypatch):
 def test_the_registry_lists_the_reason_and_never_chooses_the_gpu(capsys):
     assert registry.active().name != "cuda"
     registry.show_config()
-    assert re.search(r"^\s*cuda\s+absent: \S", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(r"^\s*cuda\s+not usable: \S", capsys.readouterr().out, re.MULTILINE)
 
 
 @compiled

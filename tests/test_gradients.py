@@ -348,3 +348,8 @@ def test_a_softmax_hessian_names_the_row(backend):
     problem["X"][300, 1] = np.inf
     with pytest.raises(gh.errors.NonFiniteError, match=r"X\[300, 1\] is inf"):
         gh.glm_gradients(**problem).hessian()
+
+
+def test_numpy_does_not_take_gradients_for_an_object():
+    with pytest.raises(gh.errors.InputTypeError, match=r"never formed.*toarray\(\)"):
+        np.asarray(gh.as_gradients(np.ones((2, 2))))

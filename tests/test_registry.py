@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -62,7 +65,7 @@ def test_an_absent_backend_is_a_reason(monkeypatch, capsys):
         gh.use_backend("cpu")
     assert registry.active().name in ("numba", "reference")
     assert gh.show_config() is None
-    assert "cpu        absent: No module named" in capsys.readouterr().out
+    assert "cpu        not usable: No module named" in capsys.readouterr().out
 
 
 def test_config_says_what_was_found(capsys):
@@ -104,3 +107,17 @@ def test_estimate_memory_counts_what_a_stream_holds():
     assert 2 * held + slab <= gh.estimate_memory(d) <= 2 * held + slab + 32 * d
     assert gh.estimate_memory(d, "diagonal") < gh.estimate_memory(d, dtype="float32") < gh.estimate_memory(d)
     assert gh.estimate_memory(10**6) > 16 * 10**12
+
+
+def test_an_instruction_set_that_is_not_there_is_an_error_and_not_a_slower_backend():
+    script = "import gradhess as gh; gh.show_config(); gh.weighted_gram([[1.0]])"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "GRADHESS_ISA": "sse9"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "GRADHESS_ISA='sse9' is not available here" in done.stderr
+    assert "active backend: none (" in done.stdout

@@ -41,7 +41,7 @@ def get(name: str) -> Backend:
     if backend is not None:
         return backend
     if name not in MODULES:
-        raise InputError(f"backend {name!r} is unknown; the backends are {', '.join(map(repr, PREFERENCE))}")
+        raise InputError(f"backend {name!r} is unknown; the backends are {', '.join(map(repr, MODULES))}")
     if name not in _reasons:
         try:
             loaded: Backend = importlib.import_module(MODULES[name]).load()
@@ -67,7 +67,8 @@ def _fastest() -> Backend:
         try:
             return get(name)
         except BackendError:
-            continue
+            if name == "cpu" and os.environ.get("GRADHESS_ISA"):
+                raise  # an instruction set was asked for by name; a slower backend is not an answer to that
     return get(PREFERENCE[-1])
 
 
@@ -188,9 +189,16 @@ def config() -> dict[str, Any]:
         "numpy": np.__version__,
         "platform": platform.platform(),
         "threads": num_threads(),
-        "active": active().name,
+        "active": _active_name(),
         "backends": backends,
     }
+
+
+def _active_name() -> str:
+    try:
+        return active().name
+    except (BackendError, InputError) as error:
+        return f"none ({error})"
 
 
 def show_config() -> None:
@@ -205,4 +213,4 @@ def show_config() -> None:
             details = "; ".join(f"{key}: {value}" for key, value in facts["details"].items())
             print(f"  {name:<10} {details}")
         else:
-            print(f"  {name:<10} absent: {facts['reason']}")
+            print(f"  {name:<10} not usable: {facts['reason']}")

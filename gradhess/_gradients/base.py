@@ -15,7 +15,7 @@ from gradhess._arrays import NUMPY, give_back, library_of
 from gradhess._backends import registry
 from gradhess._backends.protocol import LOSS, AnyArray, Float64Array, MomentState, Rows
 from gradhess._gradients import passes
-from gradhess.errors import InputError
+from gradhess.errors import InputError, InputTypeError
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
@@ -57,6 +57,11 @@ class Gradients:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of shape {self.shape}, {self.dtype}>"
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> AnyArray:
+        raise InputTypeError(
+            f"these gradients of shape {self.shape} are never formed as an array; toarray() does it"
+        )
 
     def sum(self) -> Any:
         """``G^T 1`` (p,), float64: the gradient of the summed loss. Divided by nothing."""
