@@ -23,6 +23,9 @@ _LOSSES: Final = {
     for loss in (losses.squared, losses.logistic, losses.poisson, losses.huber(), losses.softmax)
 }
 
+FLOAT32_WEIGHT_MAX: Final = 1e18
+"""A weight of this size leaves products of rows of up to 1e9 within the range of float32."""
+
 
 # ---- settings ----------------------------------------------------------------------------------------------------
 
@@ -106,7 +109,7 @@ def per_row(value: Any, name: str, n_rows: int, shape: tuple[int, ...]) -> Float
         raise InputError(
             f"{name} has shape {array.shape}, but X has shape {shape}: it must be ({n_rows},){hint}"
         )
-    return np.ascontiguousarray(array, np.float64)
+    return np.require(array, np.float64, ["C", "A"])
 
 
 def nonnegative_weights(value: Any, name: str, n_rows: int, shape: tuple[int, ...]) -> Float64Array | None:
@@ -137,7 +140,7 @@ def coefficients(value: Any, loss: Loss, shape: tuple[int, ...]) -> Float64Array
     elif coef.shape != (d,):
         hint = "; pass coef.ravel()" if coef.shape in ((1, d), (d, 1)) else ""
         raise InputError(f"coef has shape {coef.shape}, but X has shape {shape}: it must be ({d},){hint}")
-    return finite(np.ascontiguousarray(coef, np.float64).reshape(-1, d), "coef")
+    return finite(np.require(coef, np.float64, ["C", "A"]).reshape(-1, d), "coef")
 
 
 def intercepts(value: Any, loss: Loss, n_outputs: int) -> Float64Array | None:
@@ -163,13 +166,30 @@ def factor(value: Any, name: str, length: int, shape: tuple[int, ...]) -> Float6
             f"{name} has shape {array.shape}, but the gradients have shape {shape}: "
             f"it must be ({length},) or ({length}, m)"
         )
-    return finite(np.ascontiguousarray(array[:, np.newaxis] if array.ndim == 1 else array, np.float64), name)
+    return finite(
+        np.require(array[:, np.newaxis] if array.ndim == 1 else array, np.float64, ["C", "A"]), name
+    )
+
+
+def weights_fit_float32(weights: Float64Array, name: str) -> None:
+    """Rows of float32 are multiplied with their weights in float32, which must neither overflow nor vanish there."""
+    sizes = np.abs(weights[np.isfinite(weights) & (weights != 0)])
+    if sizes.size and not (sizes.max() <= FLOAT32_WEIGHT_MAX and sizes.min() >= 1 / FLOAT32_WEIGHT_MAX):
+        raise InputError(
+            f"{name} of float32 rows must be 0 or of a size from {1 / FLOAT32_WEIGHT_MAX:.0e} to "
+            f"{FLOAT32_WEIGHT_MAX:.0e}, and they range from {sizes.min():.3g} to {sizes.max():.3g}; "
+            "rescale them, or pass float64 rows"
+        )
 
 
 def accumulating_output(out: Any, d: int, rows: np.dtype[Any]) -> AnyArray:
     """The (d, d) array that ``weighted_gram`` adds to, as a NumPy array on the same memory."""
     if not isinstance(out, np.ndarray) and not hasattr(out, "__dlpack__"):
         raise InputTypeError(f"out must be an array whose memory can be written to, not {type(out).__name__}")
+    if isinstance(out, np.ma.MaskedArray):
+        raise InputTypeError(
+            "out is a masked array, of which some entries would stay as they are; pass out.data"
+        )
     total: AnyArray = out if isinstance(out, np.ndarray) else as_numpy(out, "out")
     if total.dtype not in (np.float64, np.float32) or not total.dtype.isnative:
         raise InputTypeError(f"out has dtype {total.dtype}; it must be float64 or float32")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -145,3 +146,110 @@ def test_errors_are_also_the_built_in_types():
 def test_an_error_with_a_row_survives_pickling():
     error = pickle.loads(pickle.dumps(errors.NonFiniteError(7, "row 7")))
     assert (error.row, str(error)) == (7, "row 7")
+
+
+# ---- found by trying to break it ----
+
+
+def test_rows_without_weight_do_not_touch_the_centre(backend):
+    """Sentinels in rows of weight 0, here a whole slab and more of them, at the start."""
+    rng = np.random.default_rng(0)
+    for dtype, sentinel in ((np.float64, 1e10), (np.float32, 1e4)):
+        X = rng.normal(size=(5000, 3)).astype(dtype)
+        weights = np.ones(5000)
+        X[:700], weights[:700] = sentinel, 0.0
+        found = gh.StreamingCovariance().fit(X, weights).covariance_
+        np.testing.assert_allclose(found, np.cov(X[700:].T.astype(float), ddof=0), rtol=1e-4, atol=1e-5)
+        assert gh.StreamingCovariance().fit(X[:700], np.ones(700)).covariance_.max() == 0.0
+
+
+def test_products_with_no_vectors(backend):
+    g = gh.as_gradients(np.ones((10, 3)))
+    assert g.rmatvec(np.empty((10, 0))).shape == (3, 0)
+    assert g.matvec(np.empty((3, 0))).shape == (10, 0)
+    assert g.gram_matvec(np.empty((3, 0))).shape == (3, 0)
+
+
+@pytest.mark.parametrize("label", [5e9, -1.0, np.nan])
+def test_labels_changed_behind_its_back_are_found(backend, label):
+    y = np.zeros(500)
+    g = gh.glm_gradients(np.ones((500, 3)), y, np.ones((2, 3)), "softmax")
+    y[:] = label
+    if backend == "reference":
+        pytest.skip("NumPy checks its own indices")
+    with pytest.raises(gh.errors.NonFiniteError):
+        g.sum()
+
+
+def test_two_threads_on_one_stream(backend):
+    X = np.random.default_rng(0).normal(size=(999, 20))
+    cov = gh.StreamingCovariance()
+    threads = [threading.Thread(target=lambda: [cov.partial_fit(X) for _ in range(20)]) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert cov.n_samples_seen_ == 40 * 999
+    np.testing.assert_allclose(cov.covariance_, np.cov(X.T, ddof=0), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("d", [5, 1100])
+def test_out_may_overlap_the_data(d):
+    A = np.random.default_rng(0).normal(size=(d, d))
+    A += A.T
+    expected = A + A.T @ A
+    found = A.copy()
+    gh.weighted_gram(found, out=found)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-7 * d)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_custom_loss_that_raises_gives_no_numbers(backend):
+    numba = pytest.importorskip("numba")
+
+    @numba.njit
+    def broken(eta, y):
+        if eta > 0.5:
+            raise ValueError("no")
+        return eta
+
+    g = gh.glm_gradients(np.ones((600, 1)), np.ones(600), [1.0], gh.losses.custom(broken))
+    with pytest.raises(ValueError):  # noqa: PT011 - the function's own on one backend, NonFiniteError on another
+        g.sum()
+
+
+def test_weights_that_float32_cannot_hold():
+    X = np.eye(3, dtype=np.float32)
+    for weight in (1e39, 1e-46):
+        with pytest.raises(gh.errors.InputError, match="weights of float32 rows must be 0 or of a size"):
+            gh.weighted_gram(X, [weight] * 3)
+        with pytest.raises(gh.errors.InputError, match="sample_weight of float32 rows"):
+            gh.StreamingCovariance().partial_fit(X, [weight] * 3)
+    np.testing.assert_allclose(gh.weighted_gram(X.astype(float), [1e39] * 3), np.eye(3) * 1e39)
+
+
+def test_huge_weights_cancel_in_a_covariance(backend):
+    X = np.random.default_rng(0).normal(size=(9000, 2))
+    found = gh.StreamingCovariance().fit(X, np.full(9000, 1e152)).covariance_
+    np.testing.assert_allclose(found, np.cov(X.T, ddof=0), rtol=1e-10, atol=1e-12)
+
+
+def test_distances_and_arrays_name_rows_that_are_not_finite(backend):
+    X = np.random.default_rng(0).normal(size=(50, 2))
+    cov = gh.StreamingCovariance().fit(X)
+    X[7, 1] = np.nan
+    for call in (lambda: cov.mahalanobis(X), lambda: gh.as_gradients(X).toarray()):
+        with pytest.raises(gh.errors.NonFiniteError, match="7"):
+            call()
+
+
+def test_skipping_every_row_leaves_no_width(backend):
+    cov = gh.StreamingCovariance(on_nonfinite="skip").partial_fit(np.full((5, 3), np.nan))
+    assert (cov.n_samples_seen_, cov.n_samples_skipped_) == (0, 5)
+    assert cov.partial_fit(np.ones((4, 2))).covariance_.shape == (2, 2)
+
+
+def test_absurd_numbers_of_threads():
+    for n in (0, 1025, 2**31):
+        with pytest.raises(gh.errors.InputError, match="at most 1024"):
+            gh.set_num_threads(n)

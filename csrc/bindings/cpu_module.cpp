@@ -111,6 +111,8 @@ bool signal_came(void*) {
 // Index of the first row that is not finite, or -1. Raises what a signal handler raised.
 Index accumulate(const RowsHandle& handle, const OptionalArray& weights, MomentsHandle& state, Index slab_rows,
                  Index block_rows, int threads, std::size_t isa) {
+    if (state.moments.parameters != handle.rows.parameters())
+        throw py::value_error("the state must be as wide as the rows");
     const cpu::Options options{{slab_rows, block_rows}, threads, {signal_came, nullptr}};
     cpu::Result result;
     {
@@ -190,6 +192,8 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
     });
     m.def("symmetrize", &symmetrize);
     m.def("materialize", [](const RowsHandle& handle, py::array out, std::size_t isa) {
+        if (out.ndim() != 2 || out.shape(0) != handle.rows.samples || out.shape(1) != handle.rows.parameters())
+            throw py::value_error("out must have the shape of the rows");
         void* data = out.mutable_data();
         py::gil_scoped_release release;
         cpu::materialize(handle.rows, data, isa_at(isa));

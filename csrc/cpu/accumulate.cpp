@@ -318,7 +318,7 @@ class Accumulation {
             weight = sum_of(slab.weight, count, [](double w) { return w; });
             weight_squares = sum_of(slab.weight, count, [](double w) { return w * w; });
         }
-        centre_panels(team, work, block, weight, count);
+        centre_panels(team, work, block, weight);
         team.barrier();
         if (work.suspicious.load() && !confirm_finite(team, work, scratch, first, count)) return false;
 
@@ -340,10 +340,11 @@ class Accumulation {
         return true;
     }
 
-    void centre_panels(Team team, Work& work, Block& block, double weight, Index count) {
+    void centre_panels(Team team, Work& work, Block& block, double weight) {
         const auto [begin, end] = team.share(work.slab.n_panels, 1);
         double divisor = 0.0;
-        if (moments_.centred && block.rows == 0) divisor = weight > 0.0 ? weight : -static_cast<double>(count);
+        // The first slab that has any weight gives the shift: the ones before it add nothing, whatever they hold.
+        if (moments_.centred && block.weight == 0.0) divisor = weight;
         kernels_.centre_and_sum(work.slab, begin, end, divisor, moments_.centred ? block.shift : nullptr, work.sum);
         double zero = 0.0;  // becomes NaN where a sum is not finite
         for (Index j = begin * kernels_.panel; j < end * kernels_.panel; ++j) zero += work.sum[j] * 0.0;

@@ -82,6 +82,11 @@ inline void evaluate_softmax(const double* eta, const double* y, Index n, Index 
         for (Index q = 0; q < k; ++q) out[q] = exp_any(row[q] - top);
         double total = 0.0;
         for (Index q = 0; q < k; ++q) total += out[q];
+        if (!(y[i] >= 0.0 && y[i] < static_cast<double>(k))) {  // the caller changed y after it was checked
+            value[i] = __builtin_nan("");
+            for (Index q = 0; q < k; ++q) out[q] = value[i];
+            continue;
+        }
         const Index label = static_cast<Index>(y[i]);
         value[i] = std::log(total) + (top - row[label]);
         const double over = 1.0 / total;

@@ -43,8 +43,7 @@ GRADHESS_INLINE void subtract_shift(const Slab<T>& slab, T* panel_data, const do
 }
 
 // Column sums of panels [begin, end) into sum (padded to whole panels). Where `shift` is given, subtracts it first;
-// where `divisor` is not zero, finds the shift first: the weighted column sum over `divisor`, or for a negative one the
-// plain column sum over -divisor, rounded to T.
+// where `divisor` is not zero, finds the shift first: the weighted column sum over `divisor`, rounded to T.
 template <class T>
 void centre_and_sum(Slab<T>& slab, Index begin, Index end, double divisor, double* shift, double* sum) {
     constexpr int panel = kPanel<T>;
@@ -53,11 +52,8 @@ void centre_and_sum(Slab<T>& slab, Index begin, Index end, double divisor, doubl
         if (shift) {
             double* at = shift + p * panel;
             if (divisor != 0.0) {
-                Slab<T> source = slab;
-                source.weighted = slab.weighted && divisor > 0.0;
-                const double count = divisor > 0.0 ? divisor : -divisor;
-                panel_sum(source, data, sum + p * panel);
-                for (int c = 0; c < panel; ++c) at[c] = static_cast<T>(sum[p * panel + c] / count);
+                panel_sum(slab, data, sum + p * panel);
+                for (int c = 0; c < panel; ++c) at[c] = static_cast<T>(sum[p * panel + c] / divisor);
             }
             subtract_shift(slab, data, at);
         }

@@ -51,12 +51,15 @@ void norms(const Rows& rows, Index first, Index count, double* out, RowScratch<T
             const double within =
                 ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
             const double squares = within + (rows.unit_column ? 1.0 : 0.0);
-            double factor = 1.0;
-            if (rows.kind == RowKind::gradient) {
-                factor = 0.0;
-                for (Index q = 0; q < k; ++q) factor += scratch.slope[r * k + q] * scratch.slope[r * k + q];
+            double size = 1.0;
+            if (rows.kind == RowKind::gradient && k == 1) {
+                size = std::fabs(scratch.slope[r]);  // not by a square, which underflows for a tiny slope
+            } else if (rows.kind == RowKind::gradient) {
+                double sum = 0.0;
+                for (Index q = 0; q < k; ++q) sum += scratch.slope[r * k + q] * scratch.slope[r * k + q];
+                size = std::sqrt(sum);
             }
-            out[i + r] = std::sqrt(factor) * std::sqrt(squares);
+            out[i + r] = size * std::sqrt(squares);
         }
     });
 }

@@ -34,7 +34,7 @@ Correction correction_for(const Moments& moments, const BlockMoments<Scatter>& b
     if (!moments.centred || block.weight == 0.0) return {};
     const double before = moments.scalars[kWeight];
     const double after = before + block.weight;
-    return {before * block.weight / after, 1.0 / block.weight, block.weight / after};
+    return {before * (block.weight / after), 1.0 / block.weight, block.weight / after};
 }
 
 template <class Scatter>

@@ -127,6 +127,7 @@ def _vector(function: ScalarFunction, role: str) -> Any:
         etas = carray(eta, (n,))
         ys = carray(y, (n,))
         outs = carray(out, (n,))
+        outs[:] = np.nan  # what stays behind where the function raises
         for i in range(n):
             outs[i] = scalar(etas[i], ys[i])
 

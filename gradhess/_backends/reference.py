@@ -62,7 +62,7 @@ class ReferenceBackend:
             if state.block_scatter is not None:
                 state.scatter += state.block_scatter
             if state.centred and block_weight != 0:
-                state.scatter -= _squared(state.block_sum, state.structure) / block_weight
+                state.scatter -= _squared(state.block_sum / np.sqrt(block_weight), state.structure)
         if not state.centred:
             state.location += state.block_sum
         elif block_weight != 0:
@@ -152,10 +152,9 @@ def _add_slab(slab: Rows, weights: Float64Array | None, state: MomentState, star
         raise NonFiniteRow(start + int(bad.argmax()))
     w = batch.weight if weights is None else weights * batch.weight
 
-    if state.centred and state.counts[BLOCK_ROWS] == 0:
-        total = w.sum()
-        mean = w @ batch.rows / total if total != 0 else batch.rows.mean(axis=0, dtype=np.float64)
-        state.block_shift[:] = mean.astype(slab.compute_dtype)
+    # The first slab that has any weight gives the shift: the ones before it add nothing, whatever they hold.
+    if state.centred and state.scalars[BLOCK_WEIGHT] == 0 and w.sum() != 0:
+        state.block_shift[:] = (w @ batch.rows / w.sum()).astype(slab.compute_dtype)
     z = batch.rows.astype(np.float64) - state.block_shift
     weighted = w[:, np.newaxis] * z
 
@@ -180,7 +179,7 @@ def _move_mean(state: MomentState, delta: Float64Array, weight: float) -> None:
     before = float(state.scalars[WEIGHT])
     state.location += delta * (weight / (before + weight))
     if state.scatter is not None:
-        state.scatter += _squared(delta, state.structure) * (before * weight / (before + weight))
+        state.scatter += _squared(delta, state.structure) * (before * (weight / (before + weight)))
 
 
 # ---- rows -------------------------------------------------------------------------------------------------------

@@ -22,6 +22,9 @@ from gradhess.errors import BackendError, InputError, InputTypeError
 PREFERENCE: Final = ("cpu", "numba", "reference")
 """The backends that can serve a call, the fastest first."""
 
+MAX_THREADS: Final = 1024
+"""More than any machine helps; far more would end the process where threads are started."""
+
 MODULES: Final = {
     "cpu": "gradhess._backends.cpu",
     "numba": "gradhess._backends.numba",
@@ -131,14 +134,16 @@ def num_threads() -> int:
         return _threads
     own = os.environ.get("GRADHESS_NUM_THREADS")
     if own:
-        if not own.isdecimal() or int(own) == 0:
-            raise InputError(f"GRADHESS_NUM_THREADS is {own!r}; it must be a positive integer")
+        if not own.isdecimal() or not 1 <= int(own) <= MAX_THREADS:
+            raise InputError(
+                f"GRADHESS_NUM_THREADS is {own!r}; it must be an integer from 1 to {MAX_THREADS}"
+            )
         return int(own)
     openmp = (
         os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     )  # "4,2" gives a number for each nesting level
     if openmp.isdecimal() and int(openmp) > 0:
-        return int(openmp)
+        return min(int(openmp), MAX_THREADS)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -166,8 +171,8 @@ def set_num_threads(n: int | None) -> None:
     if n is not None:
         if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
             raise InputTypeError(f"n must be an integer or None, not {type(n).__name__}")
-        if n < 1:
-            raise InputError(f"n is {n}; it must be at least 1")
+        if not 1 <= n <= MAX_THREADS:
+            raise InputError(f"n is {n}; it must be at least 1 and at most {MAX_THREADS}")
     _threads = None if n is None else int(n)
 
 

@@ -141,7 +141,7 @@ class Gradients:
         threads = registry.num_threads()
         out = np.empty((self.n_samples, vectors.shape[1]))
         size = passes.piece_rows(2 * self.n_parameters * vectors.shape[1], threads)
-        for start, stop in passes.spans(self.n_samples, size):
+        for start, stop in passes.spans(self.n_samples if vectors.shape[1] else 0, size):
             out[start:stop] = backend.matvec(self.rows.slice(start, stop), vectors, threads=threads)
         passes.check_result(backend, self.rows, out)
         return give_back(out if np.ndim(v) > 1 else out[:, 0], self.library)
@@ -184,7 +184,9 @@ class Gradients:
         """
         _memory.require(self.n_samples * self.n_parameters * self.dtype.itemsize, f"G of shape {self.shape}")
         out = np.empty(self.shape, self.dtype)
-        registry.active().materialize(self.rows, out)
+        backend = registry.active()
+        backend.materialize(self.rows, out)
+        passes.check_result(backend, self.rows, out)
         return give_back(out, self.library)
 
     def as_linear_operator(self) -> LinearOperator:
@@ -218,7 +220,7 @@ class Gradients:
         out = np.zeros((self.n_parameters, n_vectors))
         # One size for any number of threads: where pieces begin decides the order of summation, so the bits.
         size = passes.piece_rows(2 * self.n_parameters * n_vectors, threads=1)
-        for start, stop in passes.spans(self.n_samples, size):
+        for start, stop in passes.spans(self.n_samples if n_vectors else 0, size):
             out += part(start, stop)
         passes.check_result(registry.active(), self.rows, out)
         return out

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import numpy as np
+
 from gradhess import _memory
 from gradhess import _validation as check
 from gradhess._arrays import give_back, library_of
@@ -53,11 +55,14 @@ def weighted_gram(X: Any, weights: Any = None, *, out: Any = None) -> Any:
     data = check.matrix(X, "X")
     row_weights = None if weights is None else check.per_row(weights, "weights", data.shape[0], data.shape)
     rows = Rows(data)
+    if row_weights is not None and rows.compute_dtype == np.float32:
+        check.weights_fit_float32(row_weights, "weights")
     if out is None:
         _memory.require_matrix(rows.n_parameters, "a Gram matrix", check.accumulator_dtype("float64"))
         return give_back(_gram(rows, row_weights, "float64"), library_of(X))
     total = check.accumulating_output(out, rows.n_parameters, rows.compute_dtype)
-    if rows.n_parameters <= TEMPORARY_MAX_COLUMNS:
+    overlap = any(np.may_share_memory(out, array) for array in (data, row_weights) if array is not None)
+    if rows.n_parameters <= TEMPORARY_MAX_COLUMNS or overlap:
         total += _gram(rows, row_weights, total.dtype)
     else:
         _accumulate_into(rows, row_weights, total)

@@ -31,5 +31,5 @@ class InterruptDeferred:
         if self._handler is None:
             return
         signal.signal(signal.SIGINT, self._handler)
-        if self._signal is not None and error is None:
+        if self._signal is not None:
             self._handler(*self._signal)

@@ -163,7 +163,8 @@ class StreamingCovariance:
         if rows.n_samples:
             self._forget()
         self._stream.add(rows, weights, skip=self._settings.on_nonfinite == "skip")
-        self._library = library
+        if rows.n_samples:
+            self._library = library
         return self
 
     def fit(self, X: Any, sample_weight: Any = None) -> Self:
@@ -215,7 +216,8 @@ class StreamingCovariance:
     def copy(self) -> Self:
         """An independent copy, that goes on bit for bit as this one would."""
         new = type(self)(**self.get_params())
-        serial.unpack(new._stream, *_copied(serial.pack(self._stream)))
+        with self._stream.lock:
+            serial.unpack(new._stream, *_copied(serial.pack(self._stream)))
         new._library = self._library
         return new
 
@@ -369,7 +371,8 @@ class StreamingCovariance:
     def state_dict(self) -> dict[str, Any]:
         """Settings and arrays as a plain dictionary of copies: ``{"format", "format_version", "library_version",
         "settings", "arrays"}``."""
-        settings, arrays = _copied(serial.pack(self._stream))
+        with self._stream.lock:
+            settings, arrays = _copied(serial.pack(self._stream))
         return {
             "format": storage.FORMAT,
             "format_version": storage.FORMAT_VERSION,
@@ -455,7 +458,8 @@ class StreamingCovariance:
     def _covariance(self) -> AnyArray:
         state, owned = self._finished()
         weight = self._positive_weight(state)
-        divisor = weight - self.ddof * float(state.scalars[WEIGHT_SQUARES]) / weight
+        squares = float(state.scalars[WEIGHT_SQUARES]) if self.ddof else 0.0
+        divisor = weight - self.ddof * squares / weight
         if not divisor > 0:
             raise InputError(
                 f"too few rows for ddof={self.ddof}: {self.n_samples_seen_} were seen, and the divisor would be "

@@ -16,7 +16,7 @@ import numpy as np
 from gradhess._backends import registry
 from gradhess._backends.layout import SLAB_ROWS
 from gradhess._backends.protocol import AnyArray, Float64Array, Rows
-from gradhess._gradients.passes import spans
+from gradhess._gradients.passes import check_result, spans
 
 DISTANCE_CHUNK_BYTES: Final = 4 << 20
 """Rows that are centred and rotated at a time."""
@@ -74,6 +74,7 @@ class Spectrum:
         for start, stop in spans(rows.n_samples, chunk_rows):
             chunk = buffer[: stop - start]
             backend.materialize(rows.slice(start, stop), chunk)
+            check_result(backend, rows.slice(start, stop), chunk)
             centred = chunk - centre
             rotated = (
                 centred[:, self.order[kept]] if self.vectors is None else centred @ self.vectors[:, kept]

@@ -12,6 +12,7 @@ there in the state.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -99,6 +100,8 @@ class MomentStream:
         self.compute_dtype: np.dtype[Any] | None = None
         """The widest compute type seen; slabs that hold, or follow, a wider row are computed in it."""
         self.n_skipped = 0
+        self.lock = threading.RLock()
+        """Held by whatever changes or finishes the stream: backends release the GIL in the middle of a step."""
 
     @property
     def n_seen(self) -> int:
@@ -114,6 +117,12 @@ class MomentStream:
         self._check_fits(rows)
         if rows.n_samples == 0:
             return
+        with self.lock:
+            self._add_rows(rows, weights, skip=skip)
+
+    def _add_rows(self, rows: Rows, weights: Float64Array | None, *, skip: bool) -> None:
+        self._check_fits(rows)  # again: another thread may have come first
+        self._check_weights(rows, weights)
         backend = registry.active()
         fills_slab = self.pending.n + rows.n_samples >= slab_rows(rows.n_parameters, self.structure)
         with self._unchanged_on_failure(rows.n_parameters, changes_state=fills_slab) as can_restore:
@@ -125,6 +134,8 @@ class MomentStream:
                 self._add_finite(backend, chunk)
             else:
                 self._add(backend, chunk)
+        if self.n_seen == 0:  # every row was left out: the stream has no width yet
+            self.state, self.pending, self.compute_dtype = None, Pending(), None
 
     def _check_fits(self, rows: Rows) -> None:
         if self.state is not None and rows.n_parameters != self.state.n_parameters:
@@ -132,6 +143,11 @@ class MomentStream:
                 f"these rows have {rows.n_parameters} parameters, but the stream has {self.state.n_parameters}"
             )
         check.accumulator_fits(self.accumulator, rows.compute_dtype, "dtype")
+
+    def _check_weights(self, rows: Rows, weights: Float64Array | None) -> None:
+        narrow = self.compute_dtype is None or self.compute_dtype == np.float32
+        if weights is not None and narrow and rows.compute_dtype == np.float32:
+            check.weights_fit_float32(weights, "sample_weight")
 
     @contextmanager
     def _unchanged_on_failure(self, n_parameters: int, *, changes_state: bool) -> Iterator[bool]:
@@ -261,6 +277,10 @@ class MomentStream:
 
         ``sums_only`` leaves the scatter out: the mean and the weights, without the cost of a large copy.
         """
+        with self.lock:
+            return self._finished(sums_only)
+
+    def _finished(self, sums_only: bool) -> tuple[MomentState, bool]:
         assert self.state is not None
         state = self.state
         if sums_only:
@@ -277,7 +297,15 @@ class MomentStream:
 
     def merge(self, other: MomentStream) -> None:
         """Add the rows of ``other``; both are finished first, so the stream goes on in a new block."""
+        first, second = sorted(
+            (self, other), key=id
+        )  # one order, so that two merges cannot wait for each other
+        with first.lock, second.lock:
+            self._merge(other)
+
+    def _merge(self, other: MomentStream) -> None:
         if other.state is None:
+            self.n_skipped += other.n_skipped
             return
         p = other.state.n_parameters
         if self.state is not None and self.state.n_parameters != p:

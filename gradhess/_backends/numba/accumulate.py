@@ -106,7 +106,7 @@ def _add_span(source: RowSource, span: Span, state: MomentState, block: Block, z
         x, _ = source.read(at, end)
         terms = source.terms(at, end, x)
         bad = slab_kernels.prepare(
-            state.slab_rows, x, 0, d, width, terms.factor, terms.weight, 0, p, block.rows == 0, state.centred,
+            state.slab_rows, x, 0, d, width, terms.factor, terms.weight, 0, p, block.totals[0] == 0.0, state.centred,
             block.shift, block.total, diagonal, block.scatter, z, 0,
         )  # fmt: skip
         if bad >= 0:
@@ -188,7 +188,7 @@ def _add_columns(
         buffer, left = (np.empty((SLAB_ROWS, last - first), source.dtype), 0) if z is None else (z, first)
         bad[index] = slab_kernels.prepare(
             state.slab_rows, x, column, source.features, source.width, terms.factor, terms.weight, first, last,
-            block.rows == 0, state.centred, block.shift, block.total, diagonal, block.scatter, buffer, left,
+            block.totals[0] == 0.0, state.centred, block.shift, block.total, diagonal, block.scatter, buffer, left,
         )  # fmt: skip
 
     workers.run(len(tiles), add, threads)

@@ -56,6 +56,10 @@ def _built_in(
 def _softmax(second: bool, eta: Any, y: Any, c: Any, value: Any, slope: Any) -> None:
     n, k = eta.shape
     for i in range(n):
+        if not 0 <= y[i] < k:  # the caller changed y after it was checked
+            value[i] = np.nan
+            slope[i, :] = np.nan
+            continue
         label = int(y[i])
         top = eta[i].max()
         total = 0.0

@@ -114,7 +114,7 @@ def _move_mean(state: MomentState, delta: Float64Array, weight: float) -> float:
         return 0.0
     before = float(state.scalars[WEIGHT])
     state.location += delta * (weight / (before + weight))
-    return before * weight / (before + weight)
+    return before * (weight / (before + weight))
 
 
 def _add_scatter(

@@ -145,15 +145,11 @@ def add_columns(
 
 
 @kernel
-def _find_shift(w: Any, rows: int, z: Any, left: int, columns: int, shift: Any, start: int) -> None:
-    """The weighted mean of the slab, the plain one where its weights sum to 0, rounded to the compute type."""
-    weights = w[:rows].copy()
-    total = weights.sum()
-    if total == 0.0:
-        weights[:] = 1.0
-        total = np.float64(rows)
+def _find_shift(w: Any, rows: int, z: Any, at: int, left: int, columns: int, shift: Any, start: int) -> None:
+    """The weighted mean of the slab, rounded to the compute type."""
+    total = w.sum()
     shift[start : start + columns] = 0.0
-    add_columns(weights, 0, rows, z, 0, left, columns, shift.reshape(1, -1), start)
+    add_columns(w, 0, rows, z, at, left, columns, shift.reshape(1, -1), start)
     for c in range(columns):
         shift[start + c] = z.dtype.type(shift[start + c] / total)
 
@@ -193,6 +189,8 @@ def prepare(
 ) -> int:
     """Slabs of rows into z[:, left:], for parameters ``first`` to ``last``: filled, centred and summed.
 
+    ``find_shift`` says that the block has no weight yet: its first slab that has some gives the shift.
+
     Adds sum w z to ``total`` and, for a diagonal scatter (1, p), sum w z^2 to that. Each slab has its place in z, with
     zeros after its last row; or they take turns, where z has room for one only. Returns the first row of the first
     slab whose sum is not finite, or -1.
@@ -205,8 +203,9 @@ def prepare(
         at = row if z.shape[0] >= row + slab else 0
         fill(x, column, row, rows, d, width, factor, first, last, z, at, left)
         if centred:
-            if find_shift and row == 0:
-                _find_shift(w, rows, z, left, columns, shift, first)
+            if find_shift and w[row : row + rows].sum() != 0.0:
+                _find_shift(w[row : row + rows], rows, z, at, left, columns, shift, first)
+                find_shift = False
             narrow = shift[first:last].astype(z.dtype)
             for i in range(rows):
                 z0 = z[at + i, left:]
