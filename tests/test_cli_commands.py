@@ -188,11 +188,94 @@ def test_long_tables_are_cut_and_say_so(tmp_path: Path) -> None:
     assert "x60 " not in result.output
 
 
+@pytest.mark.parametrize("option", ["--out", "--coefficients", "--plot"])
+def test_results_never_replace_the_data(data: Path, tmp_path: Path, option: str) -> None:
+    content = data.read_bytes()
+    (tmp_path / "soft.csv").symlink_to(data)
+    os.link(data, tmp_path / "hard.csv")
+    for path in (
+        data,
+        tmp_path / "soft.csv",
+        tmp_path / "hard.csv",
+        tmp_path / ".." / tmp_path.name / data.name,
+    ):
+        result = invoke("fit", data, "-t", "y", option, path)
+        assert result.exit_code == 1
+        assert f"{option}: {path} is the data file" in result.stderr
+    assert data.read_bytes() == content
+
+
+def test_results_never_replace_each_other(data: Path, tmp_path: Path) -> None:
+    one = tmp_path / "one.png"
+    result = invoke("fit", data, "-t", "y", "--plot", one, "--coefficients", one)
+    assert f"--plot: {one} is also the file of --coefficients" in result.stderr
+    assert not one.exists()
+
+
+def test_names_with_brackets_are_printed_as_they_are(tmp_path: Path) -> None:
+    a = table()["a"]
+    path = tmp_path / "data.csv"
+    names = {"[red]a": a, "a[0]": 2 * a, "[bold]": ["x"] * N_ROWS, "[link]y": table()["y"]}
+    pyarrow.csv.write_csv(pa.table(names), path)
+    output = invoke("fit", path, "-t", "[link]y").output
+    for expected in ("data.csv: [link]y on", "[red]a  ", "a[0] = 2 [red]a", "left out: [bold] ("):
+        assert expected in output
+
+
+def test_files_are_written_although_nobody_reads_the_report(data: Path, tmp_path: Path) -> None:
+    written = [tmp_path / name for name in ("state.safetensors", "spectrum.svg", "coefficients.csv")]
+    options = [
+        part
+        for pair in zip(("--out", "--plot", "--coefficients"), map(str, written), strict=True)
+        for part in pair
+    ]
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing) as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "gradhess", "fit", str(data), "-t", "y", *options],
+            stdout=closed, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
+        )  # fmt: skip
+    assert all(path.stat().st_size > 0 for path in written)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_file_that_cannot_be_written_does_not_lose_the_report(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: object, path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(gh.StreamingCovariance, "save", full)
+    table_of_them = tmp_path / "coefficients.csv"
+    result = invoke("fit", data, "-t", "y", "--out", tmp_path / "state", "--coefficients", table_of_them)
+    assert result.exit_code == 1
+    assert "R squared" in result.stdout
+    assert f"coefficients: {table_of_them}" in result.stdout
+    assert "No space left on device" in result.stderr
+
+
+def test_separated_classes_have_no_standard_errors(tmp_path: Path) -> None:
+    a = table()["a"]
+    path, written = tmp_path / "data.csv", tmp_path / "coefficients.csv"
+    pyarrow.csv.write_csv(pa.table({"a": a, "y": (a > 0).astype(int)}), path)
+    output = invoke("fit", path, "-t", "y", "-l", "logistic", "--coefficients", written).output
+    row = next(line for line in output.splitlines() if line.startswith(" a "))
+    assert row.split()[2:] == ["\N{EM DASH}"] * 3
+    assert np.isnan(coefficients(written)["a"][1:]).all()
+
+
+def test_the_base_class_of_softmax_is_named(data: Path) -> None:
+    assert "class 0 is the base" in invoke("fit", data, "-t", "kind", "-f", "a,b", "-l", "softmax").output
+    assert "is the base" not in invoke("fit", data, "-t", "y").output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["-t", "y", "--delta", "2"], "--delta belongs to the huber loss; the loss is squared"),
         (["-t", "z"], "there is no column 'z'"),
-        (["-t", "name"], "column 'name' holds text, not numbers"),
+        (["-t", "name"], "column 'name' holds text ('x' in line 2), not numbers"),
         (["-t", "y", "-f", ","], "--features: no column is named"),
         (["-t", "y", "-l", "logistic"], "the logistic loss needs 0 or 1"),
         (["-t", "y", "-l", "huber", "--delta", "-1"], "delta is -1"),
@@ -253,6 +336,7 @@ def test_help_version_and_info() -> None:
         result = invoke(*arguments)
         assert result.exit_code == 0
         assert max(len(line) for line in result.output.splitlines()) <= 80
+    assert 'pip install "gradhess[demo]"' in " ".join(invoke("demo", "--help").output.split())
     assert invoke("--version").output == f"gradhess {gh.__version__}\n"
     assert "active backend" in invoke("info").output
 

@@ -76,7 +76,8 @@ def test_arrow_formats_bring_the_columns_in_chunks(
     table = {**columns(), "text": ["a"] * N_ROWS}
     source = TableSource(open_table(write(tmp_path, table, f"data.{suffix}")), "y", chunk_rows=chunk_rows)
     assert source.feature_names == ("count", "size", "flag")
-    assert source.notes == ["columns that are not numeric are left out: text"]
+    sample = " ('a' in line 2)" if "csv" in suffix else ""
+    assert source.notes == [f"columns that are not numeric are left out: text{sample}"]
     assert source.n_rows == (None if "csv" in suffix else N_ROWS)
     if chunk_rows is not None:
         assert max(X.shape[0] for X, _ in source) <= chunk_rows
@@ -152,6 +153,57 @@ def test_wrong_columns_are_explained(
     with pytest.raises(InputError) as caught:
         TableSource(open_table(tmp_path / "data.parquet"), target, features)
     assert str(caught.value).startswith(message)
+
+
+def test_the_value_that_makes_a_csv_column_text_is_shown(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    rows = ["1,2,3"] * 10 + ["N/A?,2,3", ",2,3", "1,2,3"]
+    path.write_text("\n".join(["x1,x2,y", *rows]) + "\n")
+    assert TableSource(open_table(path), "y").notes == [
+        "columns that are not numeric are left out: x1 ('N/A?' in line 12)"
+    ]
+    path.write_text("\n".join(["x1,y", *(row.replace(",2", "") for row in rows)]) + "\n")
+    with pytest.raises(InputError, match=r"besides the target; left out: x1 \('N/A\?' in line 12\)"):
+        TableSource(open_table(path), "y")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_column_without_values_is_left_out(tmp_path: Path, suffix: str) -> None:
+    table: dict[str, Any] = {"a": [1.0, 2.0], "empty": [None, None], "y": [1.0, 2.0]}
+    source = TableSource(open_table(write(tmp_path, table, f"data.{suffix}")), "y")
+    assert source.feature_names == ("a",)
+    assert source.notes == ["column empty has no values and is left out"]
+    two = {**table, "other": [None, None]}
+    source = TableSource(open_table(write(tmp_path, two, f"data.{suffix}")), "y")
+    assert source.notes == ["columns that have no values are left out: empty, other"]
+
+
+def test_a_csv_column_whose_values_come_late_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("late,never,y\n" + ",,3\n" * 400_000 + "7.5,,4\n")
+    source = TableSource(open_table(path), "y", drop_missing=True)
+    assert source.feature_names == ("late",)
+    assert read_all(source)[0].tolist() == [[7.5]]
+
+
+def test_when_no_row_is_complete_the_empty_columns_are_named(tmp_path: Path) -> None:
+    table: dict[str, Any] = {"a": [1.0, None], "b": [None, 1.0], "empty": [None, None], "y": [1.0, 2.0]}
+    path = write(tmp_path, table, "data.csv")
+    with pytest.raises(InputError, match="no rows to fit: column 'empty' has no values"):
+        list(TableSource(open_table(path), "y", ["a", "empty"], chunk_rows=1, drop_missing=True))
+    with pytest.raises(InputError, match="no rows to fit: each of the 2 lacks a value in some column"):
+        list(TableSource(open_table(path), "y", ["a", "b"], drop_missing=True))
+
+
+def test_a_csv_file_without_a_header_is_suspected(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("1.5,2,3\n2,3,4\n")
+    assert "every name of a column is a number" in TableSource(open_table(path), "-1").notes[0]
+    path.write_text("a,2,3\n2,3,4\n")
+    assert TableSource(open_table(path), "-1").notes == []
+    path.write_text("1,1,3\n2,3,4\n")
+    with pytest.raises(InputError, match="called '1'; is there a line of names"):
+        open_table(path)
 
 
 def test_a_table_without_numeric_features_is_refused(tmp_path: Path) -> None:

@@ -45,6 +45,22 @@ def test_degenerate_spectra_are_drawn_without_warnings(tmp_path: Path, eigenvalu
     assert (tmp_path / "spectrum.png").stat().st_size > 1000
 
 
+@pytest.mark.parametrize(("smallest", "low", "high"), [(0.3, 0.1, 0.3), (0.02, 0.005, 0.01)])
+def test_only_several_decades_are_shown_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smallest: float, low: float, high: float
+) -> None:
+    limits = []
+    monkeypatch.setattr(look, "save", lambda figure, path: limits.append(figure.axes[0].get_ylim()))
+    draw_spectra([Spectrum("one", np.array([2.5, smallest]))], tmp_path / "spectrum.png", title="one")
+    assert low < limits[0][0] < high
+    assert limits[0][1] > 2.5
+
+
+def test_a_title_is_no_formula(tmp_path: Path) -> None:
+    draw_spectra(SPECTRA, tmp_path / "spectrum.png", title=r"data.csv: $\frac$, squared loss")
+    assert (tmp_path / "spectrum.png").exists()
+
+
 def test_a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "spectrum.png"
     path.write_text("old")

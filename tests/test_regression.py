@@ -288,6 +288,7 @@ def test_separated_classes_are_reported(loss: str) -> None:
     ours = fit(Chunks(X, (X[:, 0] > X[:, 0].mean()).astype(float)), loss)
     assert ours.warning is not None
     assert "separate the classes" in ours.warning
+    assert ours.separated
 
 
 def test_newton_recovers_from_a_step_that_overshoots() -> None:
@@ -297,6 +298,7 @@ def test_newton_recovers_from_a_step_that_overshoots() -> None:
     ours = fit(Chunks(X, y), "poisson")
     assert ours.converged
     assert len(ours.passes) > ours.n_iterations + 3  # some trial points were refused
+    assert any(item.title.endswith("(step / 2)") for item in ours.passes)
     eta = X[:, 0] * ours.coefficients[0] + ours.coefficients[1]
     terms = np.exp(eta) - y
     assert abs(terms @ X[:, 0]) < 1e-8 * (np.abs(terms) @ np.abs(X[:, 0]))
@@ -322,11 +324,28 @@ def test_labels_outside_the_domain_are_named(loss: str) -> None:
         ("logistic", 1.0, "is 1 in every row"),
         ("softmax", 0.0, "is 0 in every row"),
         ("poisson", 0.0, "is 0 in every row"),
+        ("squared", 0.0, "target 'y' is 0 in every row; there is nothing to fit"),
+        ("squared", 5.0, "is 5 in every row"),
+        ("huber", 0.1, "is 0.1 in every row"),
     ],
 )
 def test_a_target_without_variation_is_refused(loss: str, label: float, message: str) -> None:
     with pytest.raises(InputError, match=message):
         fit(Chunks(features(n=50), np.full(50, label)), loss)
+
+
+def test_without_intercept_a_constant_target_can_be_fitted() -> None:
+    X = features(n=50)
+    assert fit(Chunks(X, np.full(50, 3.0)), intercept=False).r_squared is not None
+    with pytest.raises(InputError, match="is 0 in every row"):
+        fit(Chunks(X, np.zeros(50)), intercept=False)
+
+
+def test_newton_passes_are_numbered_as_steps() -> None:
+    X = features()
+    ours = fit(Chunks(X, (heteroskedastic(X) > 0.3).astype(float)), "logistic")
+    steps = [f"Newton {number}" for number in range(1, ours.n_iterations + 1)]
+    assert [item.title for item in ours.passes] == ["moments", "start", *steps, "gradient products"]
 
 
 def test_classes_with_gaps_are_refused() -> None:

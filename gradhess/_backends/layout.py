@@ -5,8 +5,8 @@ Rows are numbered globally, from the first row that an accumulator ever saw. The
 of that many rows would be much larger than the result.
 
 * Inside a slab, products are added row by row in the compute type (float32 for float32 rows, else float64).
-* A block subtracts one provisional shift: the weighted mean of its first slab of positive weight, rounded to the compute
-  type.
+* A block subtracts one provisional shift: the weighted mean of its first slab of positive weight, rounded to the
+  compute type.
 * Slabs are added to the block, and blocks to the total (Chan's formula), in index order, in the accumulator type.
 
 Nothing here depends on the number of threads or on how rows arrive, so results have the same bits for any chunking and

@@ -41,8 +41,9 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def title(figure: Figure, text: str) -> None:
-    """A title over all panels, flush left."""
-    figure.suptitle(text, x=0.01, ha="left", fontsize=TITLE_SIZE, fontweight="bold", color=INK)
+    """A title over all panels, flush left; a dollar sign in it is one, not the start of a formula."""
+    shown = figure.suptitle(text, x=0.01, ha="left", fontsize=TITLE_SIZE, fontweight="bold", color=INK)
+    shown.set_parse_math(False)
 
 
 def tidy(axes: Axes, *, x: str, y: str) -> None:

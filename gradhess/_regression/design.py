@@ -95,7 +95,7 @@ def scan(reader: Reader, loss: Loss, *, intercept: bool) -> Design:
     n = int(moments.n_samples_seen_)
     if n == 0:
         raise InputError("there are no rows to fit")
-    target.finish()
+    target.finish(intercept=intercept)
     return _prepare(reader, moments, target, n, intercept=intercept)
 
 

@@ -71,6 +71,7 @@ def fit(
         r_squared=_r_squared(design, errors.loss) if squared else None,
         n_iterations=solution.n_iterations,
         converged=solution.converged,
+        separated=solution.separated,
         warning=solution.warning,
         passes=tuple(reader.passes),
         covariance_eigenvalues=_eigenvalues(design.covariance),

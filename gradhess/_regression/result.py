@@ -35,6 +35,8 @@ class Regression:
     n_iterations: int
     """Newton steps; 0 for least squares."""
     converged: bool
+    separated: bool
+    """Whether the features separate the classes, so that there is no finite optimum and no standard errors."""
     warning: str | None
     passes: tuple[Pass, ...]
     covariance_eigenvalues: Float64Array

@@ -43,6 +43,8 @@ class Solution:
     n_iterations: int
     converged: bool
     warning: str | None
+    separated: bool = False
+    """Whether the features separate the classes, so that the loss has no finite optimum."""
 
 
 def gradients_at(
@@ -93,7 +95,7 @@ class _Point:
 
 def newton(reader: Reader, design: Design, loss: Loss) -> Solution:
     """Minimise the summed loss; ``converged`` is False if ``MAX_PASSES`` were not enough."""
-    point = _evaluate(reader, design, loss, _start(design, loss), 1)
+    point = _evaluate(reader, design, loss, _start(design, loss), "start")
     if point is None:
         raise InputError(f"the {loss.name} loss overflows at the start; scale the target")
     slack = ROUNDING_OF_LOSS * abs(point.loss)
@@ -101,16 +103,21 @@ def newton(reader: Reader, design: Design, loss: Loss) -> Solution:
     step, decrement = point.newton_step()
     while decrement > DECREMENT_TOLERANCE**2 and n_passes < MAX_PASSES and stride >= SMALLEST_STEP:
         n_passes += 1
-        trial = _evaluate(reader, design, loss, point.theta + stride * step, n_passes)
+        title = f"Newton {n_iterations + 1}" + (f" (step / {1 / stride:.0f})" if stride < 1 else "")
+        trial = _evaluate(reader, design, loss, point.theta + stride * step, title)
         if trial is None or trial.loss > point.loss - SUFFICIENT_DECREASE * stride * decrement + slack:
             stride /= 2
             continue
         point, stride, n_iterations = trial, 1.0, n_iterations + 1
         step, decrement = point.newton_step()
     converged = decrement <= DECREMENT_TOLERANCE**2
-    return Solution(
-        point.theta, point.hessian, n_iterations, converged, _warning(design, loss, point, converged)
-    )
+    separated = loss.name in ("logistic", "softmax") and _separated(design, point)
+    warning = None if converged else "the fit did not converge; do not trust the standard errors"
+    if separated:
+        warning = (
+            "the features separate the classes (almost) perfectly, so the coefficients have no finite optimum"
+        )
+    return Solution(point.theta, point.hessian, n_iterations, converged, warning, separated)
 
 
 def _start(design: Design, loss: Loss) -> Float64Array:
@@ -125,13 +132,13 @@ def _start(design: Design, loss: Loss) -> Float64Array:
     return theta
 
 
-def _evaluate(reader: Reader, design: Design, loss: Loss, theta: Float64Array, number: int) -> _Point | None:
+def _evaluate(reader: Reader, design: Design, loss: Loss, theta: Float64Array, title: str) -> _Point | None:
     """One pass at ``theta``; None if something overflows there."""
     skipped = design.n_parameters if loss.name == "softmax" else 0  # the coefficients of class 0 are fixed
     n_parameters = theta.size + skipped
     total = 0.0
     gradient, hessian = np.zeros(n_parameters), np.zeros((n_parameters, n_parameters))
-    passes = reader.read(f"Newton {number}", n_parameters)
+    passes = reader.read(title, n_parameters)
     try:
         with np.errstate(over="ignore", invalid="ignore"):
             for piece in passes:
@@ -146,15 +153,12 @@ def _evaluate(reader: Reader, design: Design, loss: Loss, theta: Float64Array, n
     return _Point(theta, total, gradient[skipped:], hessian[skipped:, skipped:])
 
 
-def _warning(design: Design, loss: Loss, point: _Point, converged: bool) -> str | None:
-    if loss.name in ("logistic", "softmax"):
-        # Beside n * gram, the Hessian of data that are not separated is of the order of the rarest class's share.
-        root = np.linalg.inv(np.linalg.cholesky(design.gram))
-        p = design.n_parameters
-        flattest = min(
-            float(np.linalg.eigvalsh(root @ point.hessian[i : i + p, i : i + p] @ root.T)[0])
-            for i in range(0, point.gradient.size, p)
-        )
-        if flattest < SEPARATION * design.n_rows:
-            return "the features separate the classes (almost) perfectly, so the coefficients have no finite optimum"
-    return None if converged else "the fit did not converge; do not trust the standard errors"
+def _separated(design: Design, point: _Point) -> bool:
+    # Beside n * gram, the Hessian of data that are not separated is of the order of the rarest class's share.
+    root = np.linalg.inv(np.linalg.cholesky(design.gram))
+    p = design.n_parameters
+    flattest = min(
+        float(np.linalg.eigvalsh(root @ point.hessian[i : i + p, i : i + p] @ root.T)[0])
+        for i in range(0, point.gradient.size, p)
+    )
+    return flattest < SEPARATION * design.n_rows

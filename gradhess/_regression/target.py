@@ -22,6 +22,7 @@ class TargetScan:
         self.class_counts = np.zeros(0, np.int64) if loss.name in ("softmax", "logistic") else None
         self._loss = loss
         self._sum = 0.0
+        self._range = np.inf, -np.inf
         self._n_rows = 0
 
     def add(self, y: Float64Array) -> None:
@@ -35,13 +36,18 @@ class TargetScan:
             )
         self._n_rows += y.size
         self._sum += float(y.sum())
+        self._range = min(self._range[0], float(y.min())), max(self._range[1], float(y.max()))
         if self.class_counts is not None:
             counts = np.bincount(y.astype(np.int64), minlength=self.class_counts.size)
             counts[: self.class_counts.size] += self.class_counts
             self.class_counts = counts
 
-    def finish(self) -> None:
+    def finish(self, *, intercept: bool) -> None:
         """Check what only all rows together can show."""
+        low, high = self._range
+        # Without an intercept, a constant other than zero is a target like any other.
+        if self._loss.name in ("squared", "huber") and low == high and (intercept or low == 0):
+            raise InputError(f"target {self.name!r} is {low:g} in every row; there is nothing to fit")
         if self._loss.name == "poisson" and self._sum == 0:
             raise InputError(f"target {self.name!r} is 0 in every row; there is nothing to fit")
         if self.class_counts is None:

@@ -21,6 +21,7 @@ app = typer.Typer(
     name="gradhess",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # which would take "[demo]" for markup
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -74,7 +75,7 @@ def fit(
     target: option.Target,
     features: option.Features = None,
     loss: option.LossChoice = option.LossName.squared,
-    delta: option.Delta = 1.35,
+    delta: option.Delta = None,
     chunk_rows: option.ChunkRows = None,
     drop_missing: option.DropMissing = False,
     no_intercept: option.NoIntercept = False,
@@ -85,17 +86,23 @@ def fit(
 ) -> None:
     """Fit a model to a file, with classical and robust standard errors.
 
-    The file is read in chunks, two times for least squares, and once more for each Newton step of other losses.
+    The file is read in chunks, two times for least squares; other losses read it once more at the start
+    and for each Newton step.
     """
     with readable_errors(debug=debug):
+        if delta is not None and loss is not option.LossName.huber:
+            raise InputError(f"--delta belongs to the huber loss; the loss is {loss.value}")
         names = None if features is None else [name.strip() for name in features.split(",") if name.strip()]
         if names == []:
             raise InputError("--features: no column is named")
         source = TableSource(
             open_table(data), target, names, chunk_rows=chunk_rows, drop_missing=drop_missing
         )
-        chosen = losses.huber(delta) if loss is option.LossName.huber else getattr(losses, loss.value)
-        Job(title=data.name, state=out, plot=plot, coefficients=coefficients).run(
+        if loss is option.LossName.huber:
+            chosen = losses.huber(option.DELTA if delta is None else delta)
+        else:
+            chosen = getattr(losses, loss.value)
+        Job(title=data.name, state=out, plot=plot, coefficients=coefficients, data=data).run(
             source, chosen, intercept=not no_intercept
         )
 

@@ -20,11 +20,17 @@ import pyarrow.dataset
 import pyarrow.ipc
 import pyarrow.parquet
 
-from gradhess.cli.tables import AnyArray
+from gradhess.cli.tables import NOTHING, AnyArray
 from gradhess.errors import InputError
 
 PAGE_BUFFER_BYTES: Final = 1 << 18
 """Read at a time from each column of a Parquet file."""
+
+SEARCHED_ROWS: Final = 1 << 16
+SAMPLE_LENGTH: Final = 24
+NO_HEADER: Final = (
+    "every name of a column is a number: is the first line, which is taken for the names, data?"
+)
 
 Batches: TypeAlias = Callable[[list[str], int], Iterator[Any]]
 
@@ -38,22 +44,42 @@ class ArrowTable:
     """Record batches of a schema that can be read again and again.
 
     ``batches(names, rows)`` starts a pass over the columns of those names, in any order, in batches of at most so many
-    rows.
+    rows. ``head`` is the first of them, if types were guessed from it: it may lack values that come later.
     """
 
-    def __init__(self, schema: Any, label: str, n_rows: int | None, batches: Batches) -> None:
+    def __init__(
+        self, schema: Any, label: str, n_rows: int | None, batches: Batches, head: Any | None = None
+    ) -> None:
         self.names = tuple(schema.names)
         repeated = [name for name, count in Counter(self.names).items() if count > 1]
         if repeated:
-            raise InputError(f"{label} has several columns called {repeated[0]!r}")
+            hint = "; is there a line of names?" if _all_numbers(self.names) else ""
+            raise InputError(f"{label} has several columns called {repeated[0]!r}{hint}")
         self.not_numeric = {
             position: _kind(field.type)
             for position, field in enumerate(schema)
             if not _is_numeric(field.type)
         }
+        self.samples = {} if head is None else _text_samples(head)
+        self.notes = (NO_HEADER,) if head is not None and _all_numbers(self.names) else ()
+        self._unknown = (
+            [] if head is None else [p for p, f in enumerate(head.schema) if pa.types.is_null(f.type)]
+        )
         self.n_rows = n_rows
         self._label = label
         self._batches = batches
+
+    def without_values(self) -> Sequence[int]:
+        """Those that the guess knew nothing about, less those that have a value further on."""
+        names = [self.names[column] for column in self._unknown]
+        empty = set(names)
+        with _readable(self._label, self.names):
+            for batch in self._batches(names, SEARCHED_ROWS) if names else ():
+                empty -= {name for name in empty if batch.column(name).null_count < batch.num_rows}
+                if not empty:
+                    break
+        self._unknown = [column for column in self._unknown if self.names[column] in empty]
+        return self._unknown
 
     def read(
         self, features: Sequence[int], target: int, chunk_rows: int
@@ -75,6 +101,7 @@ def open_csv(path: Path) -> ArrowTable:
         with pyarrow.csv.open_csv(path, parse_options=parse) as reader:
             # Types are guessed from the first block. Integers there may be followed by fractions, nothing by anything.
             schema = pa.schema([_widened(field) for field in reader.schema])
+            head = next(iter(reader), None)
 
         def read(names: list[str], *, use_threads: bool) -> Any:
             convert = pyarrow.csv.ConvertOptions(
@@ -94,7 +121,7 @@ def open_csv(path: Path) -> ArrowTable:
                     pass
                 raise
 
-        return ArrowTable(schema, path.name, None, batches)
+        return ArrowTable(schema, path.name, None, batches, head)
 
 
 def open_feather(path: Path) -> ArrowTable:
@@ -139,6 +166,34 @@ def _cut(batch: Any, rows: int) -> Iterator[Any]:
         yield batch.slice(start, rows)
 
 
+def _all_numbers(names: Sequence[str]) -> bool:
+    return all(_is_number(name) for name in names)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _text_samples(head: Any) -> dict[int, str]:
+    """The first value in each column of text that is not a number, as ``'N/A?' in line 12``."""
+    missing = set(pyarrow.csv.ConvertOptions().null_values)
+    samples = {}
+    for position, column in enumerate(head.columns):
+        if not pa.types.is_string(column.type):
+            continue
+        for row in range(len(column)):
+            value = column[row].as_py()
+            if value is not None and value not in missing and not _is_number(value):
+                shown = value if len(value) <= SAMPLE_LENGTH else f"{value[:SAMPLE_LENGTH]}..."
+                samples[position] = f"{shown!r} in line {row + 2}"  # the header is line 1
+                break
+    return samples
+
+
 def _widened(field: Any) -> Any:
     to_float = pa.types.is_integer(field.type) or pa.types.is_null(field.type)
     return field.with_type(pa.float64()) if to_float else field
@@ -165,7 +220,7 @@ def _kind(kind: Any) -> str:
         return "categories"
     if types.is_temporal(kind):
         return f"times ({kind})"
-    return "nothing" if types.is_null(kind) else str(kind)
+    return NOTHING if types.is_null(kind) else str(kind)
 
 
 def _delimiter(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,28 +24,61 @@ class Job:
     state: Path | None
     plot: Path | None
     coefficients: Path | None
+    data: Path | None = None
+    """The file that is read, which no result may replace."""
 
     def run(self, source: TableSource, loss: Loss, *, intercept: bool = True) -> None:
         """Fit ``loss`` to ``source`` and report; nothing is read if a result could not be written."""
-        for path in (self.state, self.plot, self.coefficients):
-            if path is not None and not path.absolute().parent.is_dir():
-                raise InputError(f"cannot write {path}: there is no folder {path.parent}")
-        if self.plot is not None:
-            _check_picture(self.plot)
+        self._check_outputs()
         gradients = None if self.state is None else gradhess.StreamingCovariance()
         with ProgressBar() as progress:
             result = fit(source, loss, intercept=intercept, gradients=gradients, progress=progress)
-        console = messages.stdout()
-        report.show(console, result, title=self.title, notes=source.notes, n_dropped=source.n_dropped)
+        done: list[tuple[str, Path]] = []
+        try:
+            # Before anything is printed: a reader such as `head` may close the pipe, which ends the program.
+            done.extend(self._write(result, gradients))
+        finally:  # and if a file cannot be written, the report is not lost
+            console = messages.stdout()
+            report.show(console, result, title=self.title, notes=source.notes, n_dropped=source.n_dropped)
+            for what, path in done:
+                report.written(console, what, path)
+
+    def _write(
+        self, result: Regression, gradients: gradhess.StreamingCovariance | None
+    ) -> Iterator[tuple[str, Path]]:
+        """Write every file that was asked for; each is named once it is complete."""
         if self.coefficients is not None:
             _write_coefficients(self.coefficients, result)
-            report.written(console, "coefficients", self.coefficients)
+            yield "coefficients", self.coefficients
         if gradients is not None and self.state is not None:
             gradients.save(self.state)
-            report.written(console, "gradient covariance", self.state)
+            yield "gradient covariance", self.state
         if self.plot is not None:
             _draw(self.plot, result, self.title)
-            report.written(console, "spectrum", self.plot)
+            yield "spectrum", self.plot
+
+    def _check_outputs(self) -> None:
+        """Refuse files that could not be written, or would replace the data or each other."""
+        taken = [] if self.data is None else [("the data file", self.data)]
+        outputs = {"--out": self.state, "--coefficients": self.coefficients, "--plot": self.plot}
+        for option, path in outputs.items():
+            if path is None:
+                continue
+            if not path.absolute().parent.is_dir():
+                raise InputError(f"cannot write {path}: there is no folder {path.parent}")
+            for other, used in taken:
+                if _same_file(path, used):
+                    raise InputError(f"{option}: {path} is {other}; choose another name")
+            taken.append((f"also the file of {option}", path))
+        if self.plot is not None:
+            _check_picture(self.plot)
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    """Whether two paths are one file, also through links, and before it exists."""
+    if one.resolve() == other.resolve():
+        return True
+    return one.exists() and other.exists() and one.samefile(other)
 
 
 def _check_picture(path: Path) -> None:
@@ -63,11 +97,12 @@ def _draw(path: Path, result: Regression, title: str) -> None:
             Spectrum("gradient correlation", result.gradient_eigenvalues),
         ],
         path,
-        title=f"{title}: eigenvalues, largest first",
+        title=f"{title}: {result.target_name}, {result.loss} loss",
     )
 
 
 def _write_coefficients(path: Path, result: Regression) -> None:
+    known = not result.separated
     rows = zip(
         result.parameter_names,
         result.coefficients,
@@ -80,4 +115,11 @@ def _write_coefficients(path: Path, result: Regression) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["name", "coefficient", "classical_se", "robust_se_hc0", "robust_se_hc1", "z"])
-        writer.writerows([name, *(repr(float(number)) for number in numbers)] for name, *numbers in rows)
+        writer.writerows(
+            [
+                name,
+                repr(float(coefficient)),
+                *(repr(float(error) if known else float("nan")) for error in errors),
+            ]
+            for name, coefficient, *errors in rows
+        )

@@ -39,7 +39,12 @@ class NpyTable:
         self._array = array
         self.names = tuple(f"x{column}" for column in range(array.shape[1]))
         self.not_numeric: dict[int, str] = {}
+        self.samples: dict[int, str] = {}
+        self.notes: tuple[str, ...] = ()
         self.n_rows: int | None = int(array.shape[0])
+
+    def without_values(self) -> Sequence[int]:
+        return ()
 
     def read(
         self, features: Sequence[int], target: int, chunk_rows: int

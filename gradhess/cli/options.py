@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import typer
+
+DELTA: Final = 1.35
+"""Of the huber loss."""
 
 
 class LossName(StrEnum):
@@ -43,7 +46,11 @@ Features: TypeAlias = Annotated[
 ]
 LossChoice: TypeAlias = Annotated[LossName, typer.Option("--loss", "-l", help="Loss to minimise.")]
 Delta: TypeAlias = Annotated[
-    float, typer.Option("--delta", help="Where the huber loss turns linear, in the unit of the target.")
+    float | None,
+    typer.Option(
+        "--delta",
+        help=f"Where the huber loss turns linear, in the unit of the target; {DELTA} if not given.",
+    ),
 ]
 ChunkRows: TypeAlias = Annotated[
     int | None,
@@ -65,7 +72,7 @@ State: TypeAlias = Annotated[
     ),
 ]
 Plot: TypeAlias = Annotated[
-    Path | None, typer.Option("--plot", "-p", metavar="FILE", help="Draw the spectrum (.png).")
+    Path | None, typer.Option("--plot", "-p", metavar="FILE", help="Draw the spectrum (.png, .pdf or .svg).")
 ]
 DemoPlot: TypeAlias = Annotated[
     Path, typer.Option("--plot", "-p", metavar="FILE", help="Where to draw the spectrum.")

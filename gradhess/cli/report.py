@@ -16,6 +16,7 @@ from gradhess._regression import Regression
 
 MAX_COEFFICIENTS: Final = 60
 EIGENVALUES_SHOWN: Final = 4
+UNKNOWN: Final = "\N{EM DASH}"
 
 
 def show(console: Console, result: Regression, *, title: str, notes: Sequence[str], n_dropped: int) -> None:
@@ -35,6 +36,8 @@ def show(console: Console, result: Regression, *, title: str, notes: Sequence[st
     hidden = result.n_parameters - MAX_COEFFICIENTS
     if hidden > 0:
         console.print(f"and {hidden:,} more; --coefficients FILE writes all of them")
+    if result.loss == "softmax":
+        console.print("class 0 is the base: its coefficients are 0, those of class k relative to it")
     console.print("robust s.e.: heteroskedasticity-consistent (HC1); z is relative to it")
     console.print(_quality(result))
     console.print(_eigenvalues(result))
@@ -61,7 +64,7 @@ def _table() -> Table:
 
 def _coefficients(result: Regression) -> Table:
     table = _table()
-    table.add_column("parameter", overflow="fold")
+    table.add_column("parameter", overflow="fold", min_width=12)
     for heading in ("coefficient", "classical s.e.", "robust s.e.", "z"):
         table.add_column(heading, justify="right", no_wrap=True)
     rows = zip(
@@ -73,13 +76,14 @@ def _coefficients(result: Regression) -> Table:
         strict=True,
     )
     for name, coefficient, classical, robust, z in list(rows)[:MAX_COEFFICIENTS]:
-        table.add_row(name, f"{coefficient:.6g}", f"{classical:.4g}", f"{robust:.4g}", f"{z:.2f}")
+        errors = (f"{classical:.4g}", f"{robust:.4g}", f"{z:.2f}")
+        table.add_row(name, f"{coefficient:.6g}", *((UNKNOWN,) * 3 if result.separated else errors))
     return table
 
 
 def _quality(result: Regression) -> str:
-    if result.r_squared is not None:
-        return f"R squared {result.r_squared:.4f}"
+    if result.loss == "squared":
+        return "R squared " + (UNKNOWN if result.r_squared is None else f"{result.r_squared:.4f}")
     steps = f"{result.n_iterations} Newton step{'s' if result.n_iterations != 1 else ''}"
     return f"mean loss {result.summed_loss / result.n_rows:.6g} after {steps}"
 

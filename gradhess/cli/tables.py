@@ -16,6 +16,9 @@ CHUNK_BYTES: Final = 8 << 20
 CHUNK_MAX_ROWS: Final = 1 << 17
 CHUNK_MIN_ROWS: Final = 256
 
+NOTHING: Final = "nothing"
+"""What a column of a file holds that has a type for columns without values."""
+
 CSV_SUFFIXES: Final = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz")
 PARQUET_SUFFIXES: Final = (".parquet", ".pq")
 FEATHER_SUFFIXES: Final = (".feather", ".arrow", ".ipc")
@@ -30,6 +33,17 @@ class Table(Protocol):
     @property
     def not_numeric(self) -> Mapping[int, str]:
         """Columns that hold no numbers, by position, and what they hold instead."""
+
+    @property
+    def samples(self) -> Mapping[int, str]:
+        """Of columns of text, where it is cheap to know: the first value that is no number, and where it is."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a user should know about the file."""
+
+    def without_values(self) -> Sequence[int]:
+        """Numeric columns without any value, if the format leaves types to be guessed; this may read the file."""
 
     @property
     def n_rows(self) -> int | None:
