@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterator
 
@@ -11,6 +12,9 @@ import pytest
 from gradhess._backends import registry
 from gradhess._backends.protocol import Backend
 from gradhess.errors import BackendError
+
+# A Python that a test starts must find the installed package, too, and not the folder it is started in.
+os.environ["PYTHONSAFEPATH"] = "1"
 
 ARM = platform.machine().lower() in {"aarch64", "arm64"}
 CPU_ISAS = ["neon"] if ARM else ["avx512", "avx2", "baseline"]
