@@ -1,5 +1,4 @@
 // Python's way into the CPU kernels: arrays become pointers, outcomes become exceptions. No mathematics here.
-#include <omp.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -206,7 +205,6 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
     m.def("multiply", &multiply);
     m.def("multiply_transposed", &multiply_transposed);
     m.def("isa_names", &isa_names);
-    m.def("max_threads", &omp_get_num_procs);
     m.def("compiler", [] { return std::string(__VERSION__); });
     m.def("probe_fma_peak", [](bool single, int threads, double seconds, std::size_t isa) {
         py::gil_scoped_release release;

@@ -206,7 +206,6 @@ class Accumulation {
         if (buffered_) {
             block.scatter = carver.take<Scatter>(scatter_entries(padded_));
             block.stride = padded_;
-            block.padded = true;
         }
     }
 
@@ -242,7 +241,7 @@ class Accumulation {
                 find_delta(moments_, buffer.moments, buffer.delta);
                 buffer.by = correction_for(moments_, buffer.moments);
                 add_scalars(moments_, buffer.moments, buffer.by, buffer.delta);
-                if (b == 0 && open_rows_ > 0) clear_open();
+                if (b == 0 && open_rows_ > 0) clear_open_block<Scatter>(moments_);
             }
         }
         team.barrier();
@@ -273,14 +272,6 @@ class Accumulation {
         moments_.scalars[kBlockWeightSquares] = block.weight_squares;
         moments_.scalars[kBlockLoss] = block.loss;
         moments_.counts[kBlockRows] = block.rows;
-    }
-
-    void clear_open() {
-        std::fill_n(moments_.block_shift, parameters_, 0.0);
-        std::fill_n(moments_.block_sum, parameters_, 0.0);
-        std::fill_n(static_cast<Scatter*>(moments_.block_scatter), scatter_entries(parameters_), Scatter(0));
-        std::fill_n(moments_.scalars + kBlockWeight, 3, 0.0);
-        moments_.counts[kBlockRows] = 0;
     }
 
     // Lower triangles from one row stride to another; above the diagonal nothing is read or written.

@@ -26,15 +26,7 @@ static void close_block_as(Moments& moments) {
     block.loss = moments.scalars[kBlockLoss];
     block.rows = moments.counts[kBlockRows];
     join(moments, block);
-    const Index p = moments.parameters;
-    if (block.scatter) {
-        const Index entries = moments.structure == Structure::diagonal ? p : p * p;
-        std::fill_n(block.scatter, entries, Scatter(0));
-    }
-    std::fill_n(moments.block_shift, p, 0.0);
-    std::fill_n(moments.block_sum, p, 0.0);
-    std::fill_n(moments.scalars + kBlockWeight, 3, 0.0);
-    moments.counts[kBlockRows] = 0;
+    clear_open_block<Scatter>(moments);
 }
 
 void close_block(Moments& moments) {

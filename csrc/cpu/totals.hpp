@@ -2,6 +2,8 @@
 // in float64, for any type of scatter.
 #pragma once
 
+#include <algorithm>
+
 #include "job.hpp"
 
 namespace gradhess::cpu {
@@ -11,7 +13,6 @@ template <class Scatter>
 struct BlockMoments {
     Scatter* scatter = nullptr;
     Index stride = 0;
-    bool padded = false;
     double* shift = nullptr;
     double* sum = nullptr;
     double weight = 0.0;
@@ -79,6 +80,20 @@ void add_scalars(Moments& moments, const BlockMoments<Scatter>& block, const Cor
     moments.scalars[kWeightSquares] += block.weight_squares;
     moments.scalars[kLoss] += block.loss;
     moments.counts[kRows] += block.rows;
+}
+
+// Empties the open block.
+template <class Scatter>
+void clear_open_block(Moments& moments) {
+    const Index p = moments.parameters;
+    if (moments.block_scatter) {
+        const Index entries = moments.structure == Structure::diagonal ? p : p * p;
+        std::fill_n(static_cast<Scatter*>(moments.block_scatter), entries, Scatter(0));
+    }
+    std::fill_n(moments.block_shift, p, 0.0);
+    std::fill_n(moments.block_sum, p, 0.0);
+    std::fill_n(moments.scalars + kBlockWeight, 3, 0.0);
+    moments.counts[kBlockRows] = 0;
 }
 
 void close_block(Moments& moments);

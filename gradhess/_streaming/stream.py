@@ -114,14 +114,12 @@ class MomentStream:
 
     def add(self, rows: Rows, weights: Float64Array | None, *, skip: bool = False) -> None:
         """Add rows; with ``skip`` leave out those that are not finite, and count them."""
-        self._check_fits(rows)
-        if rows.n_samples == 0:
-            return
         with self.lock:
-            self._add_rows(rows, weights, skip=skip)
+            self._check_fits(rows)
+            if rows.n_samples:
+                self._add_rows(rows, weights, skip=skip)
 
     def _add_rows(self, rows: Rows, weights: Float64Array | None, *, skip: bool) -> None:
-        self._check_fits(rows)  # again: another thread may have come first
         self._check_weights(rows, weights)
         backend = registry.active()
         fills_slab = self.pending.n + rows.n_samples >= slab_rows(rows.n_parameters, self.structure)
