@@ -112,6 +112,14 @@ def per_row(value: Any, name: str, n_rows: int, shape: tuple[int, ...]) -> Float
     return np.require(array, np.float64, ["C", "A"])
 
 
+def labels_per_row(value: Any, n_rows: int, shape: tuple[int, ...]) -> AnyArray:
+    """(n,) contiguous labels: float32 as they are, since backends widen them on the way; all others float64."""
+    array = as_numpy(value, "y")
+    if array.dtype == np.float32 and array.shape == (n_rows,):
+        return np.require(array, requirements=["C", "A"])
+    return per_row(array, "y", n_rows, shape)
+
+
 def nonnegative_weights(value: Any, name: str, n_rows: int, shape: tuple[int, ...]) -> Float64Array | None:
     """(n,) weights, or None. NaN passes here: rows that are not finite are the business of the pass over them."""
     if value is None:
@@ -211,7 +219,7 @@ def glm_rows(X: Any, y: Any, coef: Any, loss: Loss, *, intercept: Any, sample_we
     data = matrix(X, "X")
     coefficient_rows = coefficients(coef, loss, data.shape)
     k = coefficient_rows.shape[0]
-    labels = per_row(y, "y", data.shape[0], data.shape)
+    labels = labels_per_row(y, data.shape[0], data.shape)
     loss.check_labels(labels, k)
     offsets = intercepts(intercept, loss, k)
     return Rows(

@@ -88,7 +88,7 @@ class Loss:
         NaN and infinity pass where the domain is a range of reals: what to do about a row that is not finite is
         decided where the rows are summed.
         """
-        labels = np.asarray(y, np.float64)
+        labels = np.asarray(y)
         outside = _labels_outside(self.name, labels, n_outputs)
         if outside is not None and outside.any():
             row = int(np.argmax(outside))
@@ -114,7 +114,7 @@ class Loss:
         return np.asarray(SCALAR_LOSSES[self.name][order](predictor, labels, self.spec.parameter))
 
 
-def _labels_outside(name: str, y: Float64Array, n_outputs: int) -> Mask | None:
+def _labels_outside(name: str, y: npt.NDArray[Any], n_outputs: int) -> Mask | None:
     """Where the labels are outside the domain; None where every real number is a label."""
     if name == "logistic":
         return np.asarray((y != 0) & (y != 1) & np.isfinite(y))

@@ -66,7 +66,8 @@ RowsHandle make_rows(py::array X, int kind, bool unit_column, int loss, double p
     rows.unit_column = unit_column;
     rows.loss = static_cast<cpu::Loss>(loss);
     rows.parameter = parameter;
-    rows.y = doubles(y);
+    rows.y = y ? y->data() : nullptr;
+    if (y) rows.y_dtype = dtype_of(*y);
     rows.coef = doubles(coef);
     rows.intercept = doubles(intercept);
     rows.loss_weight = doubles(loss_weight);

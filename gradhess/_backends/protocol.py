@@ -1,7 +1,7 @@
 """What a backend is asked, and with what: rows of per-sample gradients in, moments out.
 
 Everything here is plain data. Arguments arrive checked (see ``gradhess._validation``): shapes agree, ``X`` has a real
-dtype, vectors are contiguous float64, labels lie in the domain of the loss.
+dtype, vectors are contiguous float64 (labels float64 or float32), labels lie in the domain of the loss.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class Rows:
     kind: Literal["dense", "gradient", "hessian"] = "dense"
     unit_column: bool = False
     loss: LossSpec | None = None
-    y: Float64Array | None = None
-    """(n,) contiguous; for softmax the class index, as float64."""
+    y: AnyArray | None = None
+    """(n,) contiguous float64 or float32, whatever the type of ``X``; for softmax the class index."""
     coef: Float64Array | None = None
     """(k, d) C-contiguous; k = 1 except for softmax."""
     intercept: Float64Array | None = None

@@ -207,7 +207,8 @@ def _evaluate(rows: Rows) -> _Batch:
     if rows.kind == "dense":
         return _Batch(features, np.ones(n), np.zeros(n))
 
-    loss_spec, y, coef = rows.loss, rows.y, rows.coef
+    loss_spec, coef = rows.loss, rows.coef
+    y = None if rows.y is None else rows.y.astype(np.float64)
     assert loss_spec is not None
     assert y is not None
     assert coef is not None
