@@ -36,9 +36,9 @@ def batch_bytes(n_parameters: int, structure: Structure, itemsize: int = FLOAT64
 
 
 def stream_bytes(n_parameters: int, structure: Structure, itemsize: int = FLOAT64_BYTES) -> int:
-    """Bytes of a stream at its peak: its state, the copy that a result is finished in, and one slab of rows."""
+    """Bytes of a stream at its peak: its state, the copy that a result is finished in, and two slabs of rows."""
     slab = layout.slab_rows(n_parameters, structure) * n_parameters * FLOAT64_BYTES
-    return 2 * batch_bytes(n_parameters, structure, itemsize) + slab
+    return 2 * (batch_bytes(n_parameters, structure, itemsize) + slab)
 
 
 def estimate_memory(d: int, structure: str = "full", dtype: npt.DTypeLike = "float64") -> int:
@@ -58,8 +58,8 @@ def estimate_memory(d: int, structure: str = "full", dtype: npt.DTypeLike = "flo
     int
         The state (the (d, d) or (d,) sums, those of the open block up to 256 columns, and a few vectors), the copy
         that a result is finished in, which becomes the result, and the rows that do not fill a slab yet. Not counted:
-        your data, the workspace of the threads (a few MiB each), and an eigendecomposition (``eigh``,
-        ``precision_``: about ``24 d^2`` bytes more).
+        your data, the workspace of the threads (4 MiB each at most, and above 256 columns ``2048 d`` once), and an
+        eigendecomposition (``eigh``, ``precision_``: about ``24 d^2`` bytes more).
 
     Raises
     ------

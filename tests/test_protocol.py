@@ -48,7 +48,7 @@ def test_a_copy_keeps_every_field_and_shares_nothing(structure):
         assert copied.arrays()[name].dtype == array.dtype
         assert not np.shares_memory(copied.arrays()[name], array)
         array[...] = 0
-    state.restore(copied)
+    state.assign(copied)
     for name, array in state.arrays().items():
         np.testing.assert_array_equal(copied.arrays()[name], array)
 

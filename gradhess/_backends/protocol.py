@@ -191,11 +191,17 @@ class MomentState:
             self.counts.copy(),
         )
 
-    def restore(self, snapshot: MomentState) -> None:
-        """Write the arrays of ``snapshot`` back into the arrays of this state."""
-        kept = snapshot.arrays()
-        for name, array in self.arrays().items():
-            array[...] = kept[name]
+    def assign(self, other: MomentState) -> None:
+        """Write the numbers of ``other``, a state of the same kind, into the arrays of this one."""
+        if self.scatter is not None:
+            self.scatter[...] = other.scatter
+        if self.block_scatter is not None:
+            self.block_scatter[...] = other.block_scatter
+        self.location[...] = other.location
+        self.block_shift[...] = other.block_shift
+        self.block_sum[...] = other.block_sum
+        self.scalars[...] = other.scalars
+        self.counts[...] = other.counts
 
 
 class NonFiniteRow(Exception):

@@ -116,6 +116,9 @@ class MomentStream:
         self.compute_dtype: np.dtype[Any] | None = None
         """The widest compute type seen; slabs that hold, or follow, a wider row are computed in it."""
         self.n_skipped = 0
+        self._spare: MomentState | None = None
+        self._idle_rows: AnyArray | None = None
+        """Memory for a copy of the state, and for a slab of rows: kept, so that rows coming in allocate nothing."""
         self.lock = threading.RLock()
         """Held by whatever changes or finishes the stream: backends release the GIL in the middle of a step."""
 
@@ -154,8 +157,11 @@ class MomentStream:
         except BaseException:
             self._put_back(before)
             raise
+        if before.pending.rows is not self.pending.rows:  # it need not be put back any more
+            self._idle_rows = before.pending.rows
         if skip and self.n_seen == 0:  # every row was left out: the stream has no width yet
             self.state, self.pending, self.compute_dtype = None, Pending(), None
+            self._spare = self._idle_rows = None
 
     def _check_fits(self, n_parameters: int, compute_dtype: np.dtype[Any]) -> None:
         if self.state is not None and n_parameters != self.state.n_parameters:
@@ -184,7 +190,8 @@ class MomentStream:
             can_restore = _is_small(self.state)
         else:
             can_restore = _is_small(state)
-            copy = state.copy() if can_restore and changes_state else None
+            if can_restore and changes_state:
+                copy = self._spare = self._copied(state)
         return Before(self.pending, self.compute_dtype, self.n_skipped, state is None, copy, can_restore)
 
     def _put_back(self, before: Before) -> None:
@@ -196,7 +203,15 @@ class MomentStream:
             if before.is_new:
                 self.state = None
         if before.copy is not None and self.state is not None:
-            self.state.restore(before.copy)
+            self.state.assign(before.copy)
+
+    def _copied(self, state: MomentState) -> MomentState:
+        """A copy of the state, in the memory kept for it where there is some; it is the caller's from here on."""
+        spare, self._spare = self._spare, None
+        if spare is None:
+            return state.copy()
+        spare.assign(state)
+        return spare
 
     def _widen_to(self, compute_dtype: np.dtype[Any]) -> None:
         """A wider row has come: the pending ones are converted, exactly, and the stream goes on in the wider type."""
@@ -247,7 +262,9 @@ class MomentStream:
         assert self.state is not None
         slab, rows = self.state.slab_rows, chunk.rows
         buffer, weights, start = self.pending.rows, self.pending.weights, self.pending.n
-        if buffer is None:  # a new buffer: the old one may have to be put back
+        if buffer is None:  # another buffer: the one before may have to be put back
+            buffer, self._idle_rows = self._idle_rows, None
+        if buffer is None or buffer.dtype != self.compute_dtype:
             buffer = np.empty((slab, self.state.n_parameters), self.compute_dtype)
         stop = start + rows.n_samples
         target = buffer[start:stop]
@@ -307,10 +324,11 @@ class MomentStream:
         assert self.state is not None
         state = self.state
         if sums_only:
-            state = replace(state, structure="sum", scatter=None, block_scatter=None)
+            state = replace(state, structure="sum", scatter=None, block_scatter=None).copy()
         elif not self.pending.n and not state.counts[protocol.BLOCK_ROWS]:
             return state, False
-        state = state.copy()
+        else:
+            state = self._copied(state)
         backend = registry.active()
         if self.pending.n:
             slab, weights = self.pending.as_rows()
