@@ -84,7 +84,7 @@ def packages(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """The benchmarks on tiny shapes: that they run and agree, not how fast. Peers that will not install are skipped."""
-    session.install(".[bench]")
+    session.install(".[bench]", "cmake", "ninja", "pybind11>=3.0")  # retune.py builds the kernels
     environment = {"GRADHESS_BENCH": os.environ.get("GRADHESS_BENCH", "quick")}
     session.run("pytest", "bench", *session.posargs, env=environment)
     for script in ("interleaved", "operations", "sweep", "tiny", "accuracy"):
