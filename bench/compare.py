@@ -2,7 +2,7 @@
 
 Each build runs in processes of its own, which take turns in every round. The ratio is the time of the first build over
 that of the second (above 1: the second is faster), formed within each round; its median is shown with the range that
-holds all but the lowest and the highest tenth of the rounds. If that range holds 1, no difference was seen.
+holds all but the lowest and the highest tenth of the rounds. If that range comes within 1% of 1, none was seen.
 
     python bench/compare.py FIRST SECOND [--shape NxD ...] [--dtype TYPE ...] [--job NAME ...] [--rounds N]
 

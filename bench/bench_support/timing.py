@@ -106,14 +106,16 @@ def no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
+RESOLUTION = 0.01
+"""A build differs from itself by so much, in bands that leave out 1: where the memory of its processes lies."""
 VERDICTS = ("faster", "slower", "no difference seen")
 
 
 def verdict(over_to_under: Band) -> str:
     """What a band of ratios says about the candidate that is divided by: 1 inside it means nothing was seen."""
-    if over_to_under.low > 1:
+    if over_to_under.low > 1 + RESOLUTION:
         return VERDICTS[0]
-    return VERDICTS[1] if over_to_under.high < 1 else VERDICTS[2]
+    return VERDICTS[1] if over_to_under.high < 1 / (1 + RESOLUTION) else VERDICTS[2]
 
 
 def count_verdicts(verdicts: Iterable[str]) -> str:
