@@ -92,9 +92,8 @@ class Loss:
         labels = np.asarray(y, np.float64)
         inside = _labels_inside(self.name, labels, n_outputs)
         row = -1 if inside is None else first_false(inside)
-        if (
-            row >= 0 and self.name != "softmax"
-        ):  # NaN and infinity pass; a class is an index, so there they do not
+        # A class is an index; where the domain is one of reals, NaN and infinity pass.
+        if inside is not None and row >= 0 and self.name != "softmax":
             row = first_false(inside | ~np.isfinite(labels))
         if row >= 0:
             domain = f"0, 1, ..., {n_outputs - 1}" if self.name == "softmax" else self.labels
