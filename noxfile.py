@@ -13,6 +13,7 @@ nox.options.error_on_missing_interpreters = True
 
 ROOT = Path(__file__).parent
 NO_BUILD = {"GRADHESS_COMPILED": "off"}
+PACKAGE_FOLDER = "import gradhess, pathlib; print(pathlib.Path(gradhess.__file__).parents[1])"
 IMPORT_CHECK = "import gradhess; gradhess.show_config()"
 
 
@@ -83,7 +84,11 @@ def packages(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """The benchmarks on tiny shapes: that they run and agree, not how fast. Peers that will not install are skipped."""
-    session.install(".[bench]")
+    session.install(".[bench]", "cmake", "ninja", "pybind11>=3.0")  # retune.py builds the kernels
     environment = {"GRADHESS_BENCH": os.environ.get("GRADHESS_BENCH", "quick")}
     session.run("pytest", "bench", *session.posargs, env=environment)
-    session.run("python", "bench/interleaved.py", env=environment)
+    for script in ("interleaved", "operations", "sweep", "tiny", "accuracy"):
+        session.run("python", f"bench/{script}.py", env=environment)
+    here = session.run("python", "-c", PACKAGE_FOLDER, silent=True).strip()
+    session.run("python", "bench/compare.py", here, here, env=environment)
+    session.run("python", "bench/retune.py", env=environment)

@@ -11,6 +11,7 @@ import sys
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from gradhess._backends.protocol import AnyArray
 from gradhess.errors import BackendError, InputError, InputTypeError
@@ -40,6 +41,14 @@ def as_numpy(value: Any, name: str) -> AnyArray:
     if dtype.kind in "iub" and dtype.isnative:
         return array
     raise InputTypeError(_why_not_dtype(dtype, value, name))
+
+
+def first_false(mask: npt.NDArray[np.bool_]) -> int:
+    """Flat index of the first entry that is False, or -1: ``mask.all()`` with the place, and without its overhead."""
+    if not mask.size:
+        return -1
+    index = int(mask.argmin())
+    return -1 if mask.item(index) else index
 
 
 def library_of(value: Any) -> str:

@@ -7,8 +7,8 @@ dtype, vectors are contiguous float64 (labels float64 or float32), labels lie in
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, TypeAlias
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ AnyArray: TypeAlias = npt.NDArray[Any]
 Float64Array: TypeAlias = npt.NDArray[np.float64]
 Structure: TypeAlias = Literal["full", "diagonal", "sum"]
 ScalarFunction: TypeAlias = Callable[[float, float], float]
+
+FLOAT32: Final = np.dtype(np.float32)
+FLOAT64: Final = np.dtype(np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,21 +84,26 @@ class Rows:
 
     @property
     def n_parameters(self) -> int:
-        return (int(self.X.shape[1]) + int(self.unit_column)) * self.n_outputs
+        width = int(self.X.shape[1]) + self.unit_column
+        return width if self.coef is None or self.kind != "gradient" else width * int(self.coef.shape[0])
 
     @property
     def compute_dtype(self) -> np.dtype[Any]:
         """float32 where ``X`` is float32 (or narrower floating), else float64."""
-        narrow = self.X.dtype.kind == "f" and self.X.dtype.itemsize <= 4
-        return np.dtype(np.float32 if narrow else np.float64)
+        dtype = self.X.dtype
+        return FLOAT32 if dtype.kind == "f" and dtype.itemsize <= 4 else FLOAT64
 
     def slice(self, start: int, stop: int) -> Rows:
         """Rows ``start`` to ``stop`` as views."""
-        return replace(
-            self,
-            X=self.X[start:stop],
-            y=None if self.y is None else self.y[start:stop],
-            loss_weight=None if self.loss_weight is None else self.loss_weight[start:stop],
+        return Rows(
+            self.X[start:stop],
+            self.kind,
+            self.unit_column,
+            self.loss,
+            None if self.y is None else self.y[start:stop],
+            self.coef,
+            self.intercept,
+            None if self.loss_weight is None else self.loss_weight[start:stop],
         )
 
 
@@ -136,18 +144,17 @@ class MomentState:
         cls, n_parameters: int, structure: Structure, *, centred: bool, dtype: npt.DTypeLike = np.float64
     ) -> MomentState:
         p = n_parameters
-        shape: tuple[int, ...] | None = {"full": (p, p), "diagonal": (p,), "sum": None}[structure]
-        buffered = shape is not None and layout.has_block_buffer(p)
+        shape = (p, p) if structure == "full" else (p,) if structure == "diagonal" else None
         return cls(
-            structure=structure,
-            centred=centred,
-            scatter=None if shape is None else np.zeros(shape, dtype),
-            location=np.zeros(p),
-            block_scatter=np.zeros(shape, dtype) if buffered and shape is not None else None,
-            block_shift=np.zeros(p),
-            block_sum=np.zeros(p),
-            scalars=np.zeros(6),
-            counts=np.zeros(2, np.int64),
+            structure,
+            centred,
+            None if shape is None else np.zeros(shape, dtype),
+            np.zeros(p),
+            np.zeros(shape, dtype) if shape is not None and layout.has_block_buffer(p) else None,
+            np.zeros(p),
+            np.zeros(p),
+            np.zeros(6),
+            np.zeros(2, np.int64),
         )
 
     @property
@@ -172,15 +179,29 @@ class MomentState:
         return {name: array for name, array in named.items() if array is not None}
 
     def copy(self) -> MomentState:
-        new = replace(self)
-        for name, array in self.arrays().items():
-            setattr(new, name, array.copy())
-        return new
+        return MomentState(
+            self.structure,
+            self.centred,
+            None if self.scatter is None else self.scatter.copy(),
+            self.location.copy(),
+            None if self.block_scatter is None else self.block_scatter.copy(),
+            self.block_shift.copy(),
+            self.block_sum.copy(),
+            self.scalars.copy(),
+            self.counts.copy(),
+        )
 
-    def restore(self, snapshot: MomentState) -> None:
-        """Write the arrays of ``snapshot`` back into the arrays of this state."""
-        for name, array in self.arrays().items():
-            array[...] = snapshot.arrays()[name]
+    def assign(self, other: MomentState) -> None:
+        """Write the numbers of ``other``, a state of the same kind, into the arrays of this one."""
+        if self.scatter is not None:
+            self.scatter[...] = other.scatter
+        if self.block_scatter is not None:
+            self.block_scatter[...] = other.block_scatter
+        self.location[...] = other.location
+        self.block_shift[...] = other.block_shift
+        self.block_sum[...] = other.block_sum
+        self.scalars[...] = other.scalars
+        self.counts[...] = other.counts
 
 
 class NonFiniteRow(Exception):

@@ -8,9 +8,9 @@ from typing import Any
 from gradhess import _memory
 from gradhess import _validation as check
 from gradhess._arrays import give_back, library_of
-from gradhess._backends.protocol import Rows
+from gradhess._backends.protocol import FLOAT64, Rows
 from gradhess._gradients import passes, softmax_hessian
-from gradhess._gradients.base import Gradients
+from gradhess._gradients.base import Gradients, scatter_of
 from gradhess.errors import InputError
 from gradhess.losses import Loss
 
@@ -54,8 +54,9 @@ class GlmGradients(Gradients):
             )
         if self.rows.n_outputs > 1 or self._loss_function.name == "softmax":
             return give_back(softmax_hessian.hessian(self.rows), self.library)
-        _memory.require_matrix(self.n_parameters, "a Hessian", softmax_hessian.FLOAT64)
-        return self._finish(passes.moments(replace(self.rows, kind="hessian"), "full"), 1.0)
+        _memory.require_matrix(self.n_parameters, "a Hessian", FLOAT64)
+        state = passes.moments(replace(self.rows, kind="hessian"), "full", scale=1.0)
+        return give_back(scatter_of(state), self.library)
 
 
 def glm_gradients(

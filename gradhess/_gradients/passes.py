@@ -6,11 +6,12 @@ changes no bits (``gradhess._backends.layout``) and costs nothing that could be 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import numpy as np
 
+from gradhess._arrays import first_false
 from gradhess._backends import registry
 from gradhess._backends.layout import BLOCK_ROWS, SLAB_ROWS
 from gradhess._backends.protocol import (
@@ -34,6 +35,11 @@ ROW_OVERHEAD: Final = 128
 """What a row costs beside its products (a loss, a few cache misses), in multiply-adds."""
 
 
+def _products(n_parameters: int, structure: Structure) -> int:
+    """Multiply-adds that a row of that width costs in a sum of that structure."""
+    return n_parameters * (n_parameters + 1) // 2 if structure == "full" else 2 * n_parameters
+
+
 def piece_rows(products_per_row: int, threads: int, slab: int = SLAB_ROWS) -> int:
     """Rows of a piece: a whole number of blocks for every thread if that many fit, else of slabs."""
     rows = PIECE_PRODUCTS * threads // (products_per_row + ROW_OVERHEAD)
@@ -41,13 +47,16 @@ def piece_rows(products_per_row: int, threads: int, slab: int = SLAB_ROWS) -> in
     return max(rows // unit, 1) * unit
 
 
-def moment_pieces(rows: Rows, state: MomentState, threads: int) -> Iterator[tuple[int, int]]:
+def moment_pieces(rows: Rows, state: MomentState, threads: int) -> Iterable[tuple[int, int]]:
     """Starts and stops of the pieces of a pass that adds ``rows`` to ``state``."""
-    p = rows.n_parameters
-    size = piece_rows(p * (p + 1) // 2 if state.structure == "full" else 2 * p, threads, state.slab_rows)
+    n = rows.n_samples
+    products = _products(rows.n_parameters, state.structure)
+    if n and n * (products + ROW_OVERHEAD) <= PIECE_PRODUCTS:
+        return ((0, n),)
+    size = piece_rows(products, threads, state.slab_rows)
     # The first piece also completes the block that is open, so that the later ones hold whole blocks.
     head = -int(state.counts[OPEN_ROWS]) % BLOCK_ROWS if size >= BLOCK_ROWS else 0
-    return spans(rows.n_samples, size, head)
+    return spans(n, size, head)
 
 
 def spans(n_rows: int, size: int, head: int = 0) -> Iterator[tuple[int, int]]:
@@ -70,12 +79,15 @@ def moments(
     dtype: np.dtype[Any] | type[np.float64] = np.float64,
     weights: Float64Array | None = None,
     weights_name: str = "sample_weight",
+    scale: float | None = None,
 ) -> MomentState:
-    """The moments of one batch, finished."""
-    backend = registry.active()
+    """The moments of one batch, finished; with ``scale`` a full scatter is multiplied by it and mirrored as well."""
+    backend, threads = registry.active(), registry.num_threads()
     state = MomentState.empty(rows.n_parameters, structure, centred=centred, dtype=dtype)
-    add(backend, rows, weights, state, weights_name=weights_name)
+    add(backend, rows, weights, state, threads=threads, weights_name=weights_name)
     backend.close_block(state)
+    if scale is not None and state.scatter is not None:
+        backend.symmetrize(state.scatter, scale, state.scatter, threads=threads)
     return state
 
 
@@ -85,10 +97,10 @@ def add(
     weights: Float64Array | None,
     state: MomentState,
     *,
+    threads: int,
     weights_name: str = "sample_weight",
 ) -> None:
     """Add a batch to ``state``; NonFiniteError, with ``state`` undefined, at a row that is not finite."""
-    threads = registry.num_threads()
     for start, stop in moment_pieces(rows, state, threads):
         whole = start == 0 and stop == rows.n_samples
         try:
@@ -120,9 +132,8 @@ def nonfinite_error(
 ) -> NonFiniteError:
     """What is wrong with row ``index`` of ``rows``, which is row ``first_row + index`` of the caller's arrays."""
     row = first_row + index
-    finite = np.isfinite(rows.X[index])
-    if not finite.all():
-        column = int(np.argmin(finite))
+    column = first_false(np.isfinite(rows.X[index]))
+    if column >= 0:
         what = f"X[{row}, {column}] is {rows.X[index, column]}"
     elif rows.y is not None and not np.isfinite(rows.y[index]):
         what = f"y[{row}] is {rows.y[index]}"
@@ -142,5 +153,5 @@ def nonfinite_error(
 
 def check_result(backend: Backend, rows: Rows, result: AnyArray) -> None:
     """A result that is not finite comes from a row that is not, or is an overflow of its own; say which row."""
-    if not np.isfinite(result).all():
+    if first_false(np.isfinite(result)) >= 0:
         refuse_nonfinite(backend, rows, None)

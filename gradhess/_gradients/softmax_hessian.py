@@ -18,7 +18,6 @@ from gradhess._backends.protocol import Float64Array, MomentState, Rows
 from gradhess._gradients import passes
 from gradhess.losses import softmax_probabilities
 
-FLOAT64: Final = np.dtype(np.float64)
 MAX_CHUNK_ENTRIES: Final = 1 << 20
 """Entries of X that are widened to float64 at a time, for the probabilities: 8 MiB."""
 
@@ -33,7 +32,7 @@ def hessian(rows: Rows) -> Float64Array:
         f"a Hessian of shape ({rows.n_parameters:,}, {rows.n_parameters:,})",
         {"diagonal()": _memory.batch_bytes(rows.n_parameters, "diagonal")},
     )
-    backend = registry.active()
+    backend, threads = registry.active(), registry.num_threads()
     passes.refuse_nonfinite(backend, rows, None)
     data = replace(rows, kind="dense", loss=None, y=None, coef=None, intercept=None, loss_weight=None)
     states = [MomentState.empty(width, "full", centred=False) for _ in pairs]
@@ -44,12 +43,12 @@ def hessian(rows: Rows) -> Float64Array:
             weights = P[q] * ((q == r) - P[r])
             if rows.loss_weight is not None:
                 weights *= rows.loss_weight[start:stop]
-            passes.add(backend, chunk, weights, state)
+            passes.add(backend, chunk, weights, state, threads=threads)
     out = np.empty((k, width, k, width))
     for (q, r), state in zip(pairs, states, strict=True):
         backend.close_block(state)
         assert state.scatter is not None
-        backend.symmetrize(state.scatter, 1.0, state.scatter, threads=registry.num_threads())
+        backend.symmetrize(state.scatter, 1.0, state.scatter, threads=threads)
         out[q, :, r, :] = state.scatter
         out[r, :, q, :] = state.scatter
     return out.reshape(rows.n_parameters, rows.n_parameters)
