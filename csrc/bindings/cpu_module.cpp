@@ -40,6 +40,7 @@ cpu::DType dtype_of(const py::array& array) {
             return size == 8 ? cpu::DType::u64
                              : (size == 4 ? cpu::DType::u32 : (size == 2 ? cpu::DType::u16 : cpu::DType::u8));
         case 'b': return cpu::DType::boolean;
+        case 'V': return cpu::DType::bf16;  // ml_dtypes.bfloat16, the one such dtype that gets past gradhess._arrays
         default: throw py::type_error("X must be of a real dtype");
     }
 }

@@ -399,7 +399,7 @@ class Accumulation {
     // Names this member's share of the next slab, to be fetched while the tiles are computed.
     void look_ahead(Team team, RowScratch<T>& scratch, Index next) const {
         scratch.ahead = scratch.ahead_end = nullptr;
-        const Index row_bytes = rows_.features * static_cast<Index>(sizeof(T));
+        const Index row_bytes = rows_.features * static_cast<Index>(size_of(rows_.dtype));
         const Index count = std::min(layout_.slab_rows, rows_.samples - next);
         if (rows_.row_stride != row_bytes || count <= 0) return;
         const auto [begin, end] = team.share(count, 16);
@@ -480,8 +480,7 @@ Result accumulate(const Rows& rows, const double* weights, Moments& moments, con
     const auto run = [&](const auto& kernels, auto accumulator) {
         return Accumulation(rows, weights, moments, options, kernels, accumulator).run();
     };
-    const bool narrow = rows.dtype == DType::f32 || rows.dtype == DType::f16;
-    if (narrow) return moments.scatter_f32 ? run(isa.f32, float{}) : run(isa.f32, double{});
+    if (computes_in_float(rows.dtype)) return moments.scatter_f32 ? run(isa.f32, float{}) : run(isa.f32, double{});
     return moments.scatter_f32 ? run(isa.f64, float{}) : run(isa.f64, double{});
 }
 

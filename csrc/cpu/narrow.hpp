@@ -109,7 +109,8 @@ inline void narrow_strips(const Rows& rows, Index begin, Index count, const T* s
             loss_terms(rows, x, begin + i, n, scratch);
             for (Index r = 0; r < n; ++r) slab.value[i + r] = scratch.value[r];
         }
-        const char* ahead = scratch.ahead + i * rows.features * static_cast<Index>(sizeof(T));
+        // Where nothing is to be fetched, rows that are in cache.
+        const char* ahead = scratch.ahead ? scratch.ahead + i * rows.row_stride : reinterpret_cast<const char*>(x.data);
         shift ? add_group<STRIPS, SCALED, true>(rows, x, n, scratch.factor, shift, sums, sum, ahead)
               : add_group<STRIPS, SCALED, false>(rows, x, n, scratch.factor, shift, sums, sum, ahead);
     }

@@ -5,6 +5,8 @@
 // A row's bits depend on that row alone, and not on the vector length.
 #pragma once
 
+#include <type_traits>
+
 #include "losses.hpp"
 #include "slab.hpp"
 #include "tuning.hpp"
@@ -35,6 +37,10 @@ struct HalfBits {
     std::uint16_t bits;
 };
 
+struct BrainFloatBits {
+    std::uint16_t bits;
+};
+
 template <class Source>
 GRADHESS_INLINE Source swap_bytes(Source value) {
     unsigned char bytes[sizeof value];
@@ -55,6 +61,30 @@ GRADHESS_INLINE T convert(HalfBits value) {
     return static_cast<T>(widen_half(value.bits));
 }
 
+template <class T>
+GRADHESS_INLINE T convert(BrainFloatBits value) {
+    const std::uint32_t bits = static_cast<std::uint32_t>(value.bits) << 16;
+    float wide;
+    __builtin_memcpy(&wide, &bits, sizeof wide);
+    return static_cast<T>(wide);
+}
+
+// Entries that lie one after the other.
+template <class T, class Source>
+GRADHESS_INLINE void convert_row(const char* from, Index count, T* out) {
+    Index j = 0;
+#if GRADHESS_VECTOR_BYTES > 16  // where there is an instruction for it
+    if constexpr (std::is_same_v<Source, HalfBits> && sizeof(T) == 4) {
+        for (; j + Simd<T>::lanes <= count; j += Simd<T>::lanes) store(out + j, load_halves(from + 2 * j));
+    }
+#endif
+    for (; j < count; ++j) {
+        Source value;
+        __builtin_memcpy(&value, from + j * static_cast<Index>(sizeof value), sizeof value);
+        out[j] = convert<T>(value);
+    }
+}
+
 template <class T, class Source>
 inline void gather_as(const Rows& rows, Index first, Index count, T* out) {
     const Index d = rows.features;
@@ -64,6 +94,11 @@ inline void gather_as(const Rows& rows, Index first, Index count, T* out) {
         __builtin_memcpy(&value, base + (first + i) * rows.row_stride + j * rows.column_stride, sizeof value);
         return convert<T>(rows.swapped ? swap_bytes(value) : value);
     };
+    if (rows.column_stride == sizeof(Source) && !rows.swapped) {
+        for (Index i = 0; i < count; ++i)
+            convert_row<T, Source>(base + (first + i) * rows.row_stride, d, out + i * d);
+        return;
+    }
     // Columns outside where they are the contiguous direction, so that each cache line is read once.
     const Index row_step = rows.row_stride < 0 ? -rows.row_stride : rows.row_stride;
     const Index column_step = rows.column_stride < 0 ? -rows.column_stride : rows.column_stride;
@@ -82,6 +117,7 @@ inline void gather(const Rows& rows, Index first, Index count, T* out) {
         case DType::f64: return gather_as<T, double>(rows, first, count, out);
         case DType::f32: return gather_as<T, float>(rows, first, count, out);
         case DType::f16: return gather_as<T, HalfBits>(rows, first, count, out);
+        case DType::bf16: return gather_as<T, BrainFloatBits>(rows, first, count, out);
         case DType::i8: return gather_as<T, std::int8_t>(rows, first, count, out);
         case DType::i16: return gather_as<T, std::int16_t>(rows, first, count, out);
         case DType::i32: return gather_as<T, std::int32_t>(rows, first, count, out);

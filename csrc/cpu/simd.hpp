@@ -69,6 +69,17 @@ GRADHESS_INLINE Doubles to_doubles(Simd<float>::HalfVector v) {
 
 GRADHESS_INLINE Doubles load_doubles(const float* from) { return to_doubles(load<Simd<float>::HalfVector>(from)); }
 
+#if GRADHESS_VECTOR_BYTES > 16
+// As many values of 16 bits (IEEE half precision) as a vector has floats.
+GRADHESS_INLINE Vector<float> load_halves(const char* from) {
+#if GRADHESS_VECTOR_BYTES == 64
+    return _mm512_maskz_cvtph_ps(0xffff, load<__m256i>(from));
+#else
+    return _mm256_cvtph_ps(load<__m128i>(from));
+#endif
+}
+#endif
+
 // The two halves of a vector of floats, as doubles.
 struct DoublesPair {
     Doubles low, high;

@@ -91,7 +91,7 @@ class Rows:
     def compute_dtype(self) -> np.dtype[Any]:
         """float32 where ``X`` is float32 (or narrower floating), else float64."""
         dtype = self.X.dtype
-        return FLOAT32 if dtype.kind == "f" and dtype.itemsize <= 4 else FLOAT64
+        return FLOAT32 if dtype.kind in "fV" and dtype.itemsize <= 4 else FLOAT64  # V: bfloat16
 
     def slice(self, start: int, stop: int) -> Rows:
         """Rows ``start`` to ``stop`` as views."""
