@@ -218,11 +218,14 @@ GRADHESS_INLINE void predict_wide(const T* x, Index stride, Index count, Index d
         const T* row[batch];  // beyond the end, the last row again
         for (int r = 0; r < batch; ++r) row[r] = x + (i + r < count ? i + r : count - 1) * stride;
         Lanes8 sums[batch];
+        const char* ahead = reinterpret_cast<const char*>(row[0]) + tuning::kPrefetchBytes;
         const auto add_eight = [&](Index j) {
 #pragma GCC unroll 8
             for (int r = 0; r < batch; ++r) {
-                if (j % line_entries == 0)
-                    __builtin_prefetch(reinterpret_cast<const char*>(row[r] + j) + tuning::kPrefetchBytes, 0, 3);
+                if (j % line_entries == 0) {  // line after line, whatever row it belongs to
+                    __builtin_prefetch(ahead, 0, 2);
+                    ahead += 64;
+                }
                 sums[r].add(row[r] + j, w + j);
             }
         };
