@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from gradhess._backends.protocol import Float64Array
 from gradhess.curvature import _checks
 from gradhess.curvature._curvature import eigenbasis
 from gradhess.errors import InputError
@@ -34,7 +35,7 @@ def offdiagonal_ratio(C: Any, H: Any) -> float:
     """
     covariance, hessian = _checks.symmetric_pair(C, H, ("C", "H"))
     p = len(covariance)
-    diagonal, total = _squares(covariance, hessian)
+    diagonal, total = squares(_rotated(covariance, hessian))
     if diagonal == 0:
         return float("nan")
     if p == 1:
@@ -61,7 +62,7 @@ def diagonal_recovery(C: Any, H: Any) -> float:
         Not real, square, symmetric, finite and of one shape.
     """
     covariance, hessian = _checks.symmetric_pair(C, H, ("C", "H"))
-    diagonal, total = _squares(covariance, hessian)
+    diagonal, total = squares(_rotated(covariance, hessian))
     return diagonal / total if total > 0 else float("nan")
 
 
@@ -98,8 +99,12 @@ def rank_correlation(h: Any, c: Any) -> float:
     return float(left @ right) / size if size > 0 else float("nan")
 
 
-def _squares(covariance: Any, hessian: Any) -> tuple[float, float]:
-    """``||diag K||^2`` and ``||K||_F^2``."""
+def _rotated(covariance: Float64Array, hessian: Float64Array) -> Float64Array:
+    """``V^T C V``."""
     _, vectors = eigenbasis(hessian)
-    K = vectors.T @ covariance @ vectors
+    return vectors.T @ covariance @ vectors
+
+
+def squares(K: Float64Array) -> tuple[float, float]:
+    """``||diag K||^2`` and ``||K||_F^2``."""
     return float(np.square(np.diag(K)).sum()), float(np.square(K).sum())

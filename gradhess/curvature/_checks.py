@@ -14,6 +14,8 @@ from gradhess.errors import InputError
 ASYMMETRY: Final = 1e-5
 """Largest ``|A - A^T|`` over ``max |A|`` that passes for rounding: matrices computed in float32 have 1e-6 or so."""
 
+TILE: Final = 128
+
 
 def symmetric(value: Any, name: str) -> Float64Array:
     """(p, p) float64, finite, made symmetric to the bit.
@@ -24,7 +26,7 @@ def symmetric(value: Any, name: str) -> Float64Array:
     if array.shape[0] != array.shape[1]:
         raise InputError(f"{name} has shape {array.shape}; it must be square and symmetric")
     matrix = check.finite(np.asarray(array, np.float64), name)
-    if (matrix == matrix.T).all():
+    if _exactly_symmetric(matrix):
         return matrix
     gap = float(np.abs(matrix - matrix.T).max())
     size = float(np.abs(matrix).max())
@@ -34,6 +36,16 @@ def symmetric(value: Any, name: str) -> Float64Array:
             f"if that is meant, pass ({name} + {name}.T) / 2"
         )
     return (matrix + matrix.T) / 2
+
+
+def _exactly_symmetric(matrix: Float64Array) -> bool:
+    """By tiles, as a large matrix against its transpose misses the cache at every entry."""
+    starts = range(0, len(matrix), TILE)
+    return all(
+        (matrix[i : i + TILE, j : j + TILE] == matrix[j : j + TILE, i : i + TILE].T).all()
+        for i in starts
+        for j in starts[: i // TILE + 1]
+    )
 
 
 def symmetric_pair(first: Any, second: Any, names: tuple[str, str]) -> tuple[Float64Array, Float64Array]:
@@ -76,8 +88,12 @@ def window(value: Any, p: int) -> tuple[int, int]:
     try:
         first, last = value
     except (TypeError, ValueError):
-        raise InputError(f"window is {value!r}; it must be (i0, i1), a half-open range of eigenvectors") from None
+        raise InputError(
+            f"window is {value!r}; it must be (i0, i1), a half-open range of eigenvectors"
+        ) from None
     i0, i1 = check.count(first, "window[0]", 0), check.count(last, "window[1]", 1)
     if not i0 < i1 <= p:
-        raise InputError(f"window is ({i0}, {i1}), but there are {p} eigenvectors: 0 <= i0 < i1 <= {p} must hold")
+        raise InputError(
+            f"window is ({i0}, {i1}), but there are {p} eigenvectors: 0 <= i0 < i1 <= {p} must hold"
+        )
     return i0, i1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,16 +74,19 @@ def commutator(
     values, vectors = eigenbasis(hessian)
     values, vectors = values[i0:i1], vectors[:, i0:i1]
     inside = vectors.T @ covariance @ vectors
-    value = _measure(inside, values, norm)
-    spectrum = np.linalg.eigvalsh((inside + inside.T) / 2) if count else values
-    baseline = np.empty(count)
-    for draw in range(count):
-        rotation = _haar(len(values), generator)
-        baseline[draw] = _measure((rotation * spectrum) @ rotation.T, values, norm)
-    return Commutator(value, baseline)
+    baseline = [measure(rotated, values, norm) for rotated in rotations(inside, count, generator)]
+    return Commutator(measure(inside, values, norm), np.array(baseline))
 
 
-def _measure(C: Float64Array, eigenvalues: Float64Array, norm: str) -> float:
+def rotations(C: Float64Array, count: int, generator: np.random.Generator) -> Iterator[Float64Array]:
+    """``R C R^T`` for ``count`` random R."""
+    spectrum = np.linalg.eigvalsh((C + C.T) / 2) if count else np.empty(0)
+    for _ in range(count):
+        R = _haar(len(C), generator)
+        yield (R * spectrum) @ R.T
+
+
+def measure(C: Float64Array, eigenvalues: Float64Array, norm: str) -> float:
     """In the eigenbasis of H, where ``(CH - HC)_ij = C_ij (lambda_j - lambda_i)``."""
     difference = np.linalg.norm(C * (eigenvalues - eigenvalues[:, np.newaxis]))
     if norm == "relative":

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from gradhess.curvature import _checks
 from gradhess._backends.protocol import Float64Array
+from gradhess.curvature import _checks
 from gradhess.errors import InputError, InputTypeError
 
 

@@ -79,10 +79,14 @@ def duality_delta(W: Any, a: Any, a2: Any) -> Float64Array:
         raise InputError(f"W, a and a2 have shapes {weight.shape}, {first.shape}, {second.shape}; they must be (k, m), "
                          "and twice (m,) or twice (n, m)")  # fmt: skip
     if first.shape[-1] != weight.shape[1]:
-        raise InputError(f"a has shape {first.shape}, but W has shape {weight.shape}: it must end in {weight.shape[1]}")
+        raise InputError(
+            f"a has shape {first.shape}, but W has shape {weight.shape}: it must end in {weight.shape[1]}"
+        )
     lengths = np.square(first).sum(axis=-1)
     if (lengths == 0).any():
-        raise InputError(f"a[{int(np.argmin(lengths))}] is zero: no change of the weight acts on it; leave it out")
+        raise InputError(
+            f"a[{int(np.argmin(lengths))}] is zero: no change of the weight acts on it; leave it out"
+        )
     change = (second - first) @ weight.T / lengths[..., np.newaxis]
     return np.asarray(change[..., :, np.newaxis] * first[..., np.newaxis, :])
 
@@ -109,7 +113,9 @@ def same_class_neighbours(activations: Any, labels: Any) -> npt.NDArray[np.intp]
     points = np.asarray(as_numpy(activations, "activations"), np.float64)
     classes = as_numpy(labels, "labels")
     if points.ndim != 2 or classes.shape != (len(points),):
-        raise InputError(f"labels has shape {classes.shape}, but activations has shape {points.shape}: one for each row")
+        raise InputError(
+            f"labels has shape {classes.shape}, but activations has shape {points.shape}: one for each row"
+        )
     out = np.empty(len(points), np.intp)
     for label in np.unique(classes):
         members = np.flatnonzero(classes == label)
@@ -124,7 +130,9 @@ def same_class_neighbours(activations: Any, labels: Any) -> npt.NDArray[np.intp]
     return out
 
 
-def duality_terms(samples: LayerSamples, W: Any, neighbours: Any, *, batch_size: int = 1) -> list[DualityTerm]:
+def duality_terms(
+    samples: LayerSamples, W: Any, neighbours: Any, *, batch_size: int = 1
+) -> list[DualityTerm]:
     """The chain of approximations from C to ``(sigma^2 / 2B) E[h^2]``, each beside the exact C.
 
     Sample p and its neighbour p' are two draws from one class, so half the covariance of ``g_p' - g_p`` stands for
@@ -161,18 +169,22 @@ def duality_terms(samples: LayerSamples, W: Any, neighbours: Any, *, batch_size:
         raise InputTypeError(f"samples must be LayerSamples, not {type(samples).__name__}")
     weight = np.asarray(as_numpy(W, "W"), np.float64)
     if weight.shape != samples.shape:
-        raise InputError(f"W has shape {weight.shape}, but the samples are of a layer of shape {samples.shape}")
+        raise InputError(
+            f"W has shape {weight.shape}, but the samples are of a layer of shape {samples.shape}"
+        )
     other = as_numpy(neighbours, "neighbours")
     if other.shape != (samples.n_samples,) or other.dtype.kind not in "iu":
         raise InputError(f"neighbours has shape {other.shape} and dtype {other.dtype}; it must be ({samples.n_samples},) "
                          "and hold indices")  # fmt: skip
-    if other.size and not (0 <= other.min() and other.max() < samples.n_samples):
+    if other.size and not (other.min() >= 0 and other.max() < samples.n_samples):
         raise InputError(f"neighbours must be from 0 to {samples.n_samples - 1}")
 
     a, b = samples.activations, samples.errors
     lengths = samples.squared_lengths()
     if (lengths == 0).any():
-        raise InputError(f"activations[{int(np.argmin(lengths))}] is zero, and has no dual; leave such samples out")
+        raise InputError(
+            f"activations[{int(np.argmin(lengths))}] is zero, and has no dual; leave such samples out"
+        )
     push = (a[other] - a) @ weight.T
     image, _ = samples.apply(push[:, np.newaxis, :])
     linear = image[:, 0, :]  # h dw = linear (x) a
@@ -190,7 +202,9 @@ def duality_terms(samples: LayerSamples, W: Any, neighbours: Any, *, batch_size:
     }
     exact, trace = curvature.C, float(np.trace(curvature.C))
     return [
-        DualityTerm(name, matrix, cosine(matrix, exact), float(np.trace(matrix)) / trace if trace > 0 else np.nan)
+        DualityTerm(
+            name, matrix, cosine(matrix, exact), float(np.trace(matrix)) / trace if trace > 0 else np.nan
+        )
         for name, matrix in found.items()
     ]
 

@@ -139,4 +139,6 @@ def _refuse(start: int, good: Any) -> None:
     flags = as_numpy(good, "rows")
     if not flags.all():
         row = start + int(np.argmin(flags))
-        raise NonFiniteError(row, f"row {row} of X, or its label, holds NaN or infinity, or overflows; drop such rows")
+        raise NonFiniteError(
+            row, f"row {row} of X, or its label, holds NaN or infinity, or overflows; drop such rows"
+        )

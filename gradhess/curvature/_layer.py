@@ -8,9 +8,9 @@ import numpy as np
 
 from gradhess._backends.protocol import Float64Array
 from gradhess.curvature import _checks
-from gradhess.curvature._blocks import ROWS
+from gradhess.curvature._blocks import transposed_product
 from gradhess.curvature._curvature import Curvature
-from gradhess.curvature._kronecker import KroneckerSums, pack, pack_outer
+from gradhess.curvature._kronecker import KroneckerSums
 from gradhess.curvature._samples import LayerSamples, Source, chunks
 from gradhess.errors import InputError
 
@@ -76,60 +76,46 @@ class LayerMoments:
         self._sums = KroneckerSums(shape, 3)
 
     def add(self, samples: LayerSamples) -> None:
-        for start in range(0, samples.n_samples, ROWS):
-            self._add(samples.part(start, start + ROWS))
-        if self.positive and not samples.positive:
-            self.positive = all_positive(samples)
-
-    def _add(self, samples: LayerSamples) -> None:
-        k = self.shape[0]
+        """Add a piece of the samples."""
         lengths = samples.squared_lengths()
-        SF = samples.core if samples.factor is None else samples.core @ samples.factor
-        # Q = F'(SF) and Q^2 = (SF)'(F F')(SF): products with r rows, never with k.
-        NSF = SF if samples.factor is None else (samples.factor @ samples.factor.transpose(0, 2, 1)) @ SF
-        F = samples.factor
-        piece = max(PIECE_ENTRIES // (k * k), 8)
+        squares = np.empty(samples.n_samples)  # ||h||_F^2
 
-        def fill(rows: slice, q0: int, q1: int, targets: list[Float64Array]) -> None:
-            H, M, C = targets
-            pack_outer(samples.errors[rows], samples.errors[rows], q0, q1, C)
-            buffer = np.empty((min(piece, rows.stop - rows.start), q1 - q0, k))
-            for start in range(rows.start, rows.stop, piece):
-                part = slice(start, min(start + piece, rows.stop))
-                local = slice(part.start - rows.start, part.stop - rows.start)
-                Q = buffer[: part.stop - part.start]
-                if F is None:
-                    pack(SF[part, q0:q1], q0, H[local])
-                else:
-                    np.matmul(F[part, :, q0:q1].transpose(0, 2, 1), SF[part], out=Q)
-                    pack(Q, q0, H[local])
-                np.matmul(SF[part, :, q0:q1].transpose(0, 2, 1), NSF[part], out=Q)
-                Q *= lengths[part, np.newaxis, np.newaxis]
-                pack(Q, q0, M[local])
+        def fill(rows: slice, q0: int, q1: int, out: Float64Array) -> None:
+            part = samples.part(rows.start, rows.stop)
+            columns = slice(q0, q1)
+            if part.factor is None:
+                SF = NSF = part.core
+                out[:, 0] = SF[:, columns]
+            else:
+                # Q = F'(SF) and Q^2 = (SF)'(F F')(SF): products with r rows, never with k.
+                F = part.factor
+                SF = part.core @ F
+                NSF = (F @ F.transpose(0, 2, 1)) @ SF
+                np.matmul(F[:, :, columns].transpose(0, 2, 1), SF, out=out[:, 0])
+            NSF = NSF * lengths[rows, np.newaxis, np.newaxis]
+            np.matmul(SF[:, :, columns].transpose(0, 2, 1), NSF, out=out[:, 1])
+            np.multiply(part.errors[:, columns, np.newaxis], part.errors[:, np.newaxis, :], out=out[:, 2])
+            if q0 == 0:
+                squares[rows] = np.einsum("prk,prk->p", SF, NSF) * lengths[rows]
 
         self._sums.add(samples.activations, fill)
-        self._gradient += samples.errors.T @ samples.activations
-        self._find_largest(samples, SF, NSF, lengths)
+        self._gradient += transposed_product(samples.errors, samples.activations)
+        self._find_largest(samples, lengths, np.sqrt(np.maximum(squares, 0.0)))
+        if self.positive and not samples.positive:
+            self.positive = all_positive(samples)
         self.n_samples += samples.n_samples
 
     def finish(self, batch_size: int, label: str) -> Curvature:
         n = self.n_samples
-        H, M, C = (self._sums.matrix(i) for i in range(3))
-        H /= n
-        M /= n
-        C /= n
+        H, M, C = (self._sums.matrix(i, 1.0 / n) for i in range(3))
         mean = self._gradient.ravel() / n
         for row, value in zip(C, mean, strict=True):
             row -= value * mean
         C /= batch_size
         return Curvature(H, M, C, self.kappa_max, self.positive, n, batch_size, label)
 
-    def _find_largest(
-        self, samples: LayerSamples, SF: Float64Array, NSF: Float64Array, lengths: Float64Array
-    ) -> None:
-        """Update the largest per-sample eigenvalue."""
-        # ||Q||_F^2 = tr Q^2 bounds the eigenvalues; only samples that could hold the largest are decomposed.
-        bound = lengths * np.sqrt(np.maximum(np.einsum("prk,prk->p", SF, NSF), 0.0))
+    def _find_largest(self, samples: LayerSamples, lengths: Float64Array, bound: Float64Array) -> None:
+        """Update the largest per-sample eigenvalue. Only samples that could have it, by their norm, are decomposed."""
         order = np.argsort(-bound, kind="stable")
         for start in range(0, len(order), CANDIDATES):
             rows = order[start : start + CANDIDATES]

@@ -58,7 +58,9 @@ def output_terms(outputs: Any, targets: Any, loss: str) -> OutputTerms:
     t = as_numpy(targets, "targets")
     if t.shape not in ((len(o),), o.shape) or (loss == "cross_entropy" and t.ndim != 1):
         expected = f"({len(o)},)" if loss == "cross_entropy" else f"({len(o)},) or {o.shape}"
-        raise InputError(f"targets has shape {t.shape}, but outputs has shape {o.shape}: it must be {expected}")
+        raise InputError(
+            f"targets has shape {t.shape}, but outputs has shape {o.shape}: it must be {expected}"
+        )
     if t.ndim == 1:
         classes = _classes(t, o.shape[1])
         if loss == "cross_entropy":

@@ -62,7 +62,9 @@ class LayerSamples:
         if S.shape != expected:
             raise InputError(f"core has shape {S.shape}; it must be {expected}")
         if F is not None and (F.shape[0] != n or F.shape[2] != k):
-            raise InputError(f"factor has shape {F.shape}, but errors has shape {b.shape}: it must be ({n}, r, {k})")
+            raise InputError(
+                f"factor has shape {F.shape}, but errors has shape {b.shape}: it must be ({n}, r, {k})"
+            )
         if a.shape[1] == 0 or k == 0:
             raise InputError(f"the layer has shape ({k}, {a.shape[1]}): there are no parameters")
         for name, array in (("activations", a), ("errors", b), ("core", S), ("factor", F)):
@@ -146,7 +148,9 @@ def chunks(samples: Source) -> Iterator[LayerSamples]:
         if not isinstance(piece, LayerSamples):
             raise InputTypeError(f"samples must hold LayerSamples, not {type(piece).__name__}")
         if shape is not None and piece.shape != shape:
-            raise InputError(f"samples of a layer of shape {piece.shape} follow those of one of shape {shape}")
+            raise InputError(
+                f"samples of a layer of shape {piece.shape} follow those of one of shape {shape}"
+            )
         shape = piece.shape
         yield piece
 
@@ -165,7 +169,9 @@ def repeatable(samples: Source) -> Source:
 
 def _iterate(samples: Any) -> Iterable[Any]:
     if not hasattr(samples, "__iter__"):
-        raise InputTypeError(f"samples must be LayerSamples, or several of them, not {type(samples).__name__}")
+        raise InputTypeError(
+            f"samples must be LayerSamples, or several of them, not {type(samples).__name__}"
+        )
     return samples  # type: ignore[no-any-return]
 
 
@@ -177,6 +183,11 @@ def _array(value: Any, name: str, ndim: int) -> Float64Array:
 
 
 def _finite(array: Float64Array, name: str) -> None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(
+            array.sum()
+        ):  # an infinity or a NaN would be in it; and far quicker than looking at each
+            return
     good = np.isfinite(array)
     if not good.all():
         row = int(np.argmin(good.reshape(len(array), -1).all(axis=1)))

@@ -74,7 +74,7 @@ def sandwich_check(curvature: Curvature | Diagonals) -> Sandwich:
     if d.positive:
         bound = d.kappa_max * d.H
         slack = tolerance * max(largest, float(np.abs(bound).max(initial=0.0)))
-        holds = holds and bool((d.M <= bound + slack).all())
+        holds = holds and bool((bound + slack >= d.M).all())
         above = usable[d.H[usable] > 0]
         if above.size:
             ratios = d.M[above] / bound[above]

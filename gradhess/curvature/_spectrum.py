@@ -55,7 +55,9 @@ def layer_spectrum(
     p = shape[0] * shape[1]
     count = check.count(k, "k", 1)
     if count >= p:
-        raise InputError(f"k is {count}, but the layer has {p} parameters: k must be below; use layer_curvature")
+        raise InputError(
+            f"k is {count}, but the layer has {p} parameters: k must be below; use layer_curvature"
+        )
     if not tolerance >= 0:
         raise InputError(f"tolerance is {tolerance!r}; it must not be negative")
     values, vectors = _lanczos(source, shape, n, count, tolerance, np.random.default_rng(rng))

@@ -17,7 +17,7 @@ from gradhess.torch._layer_probe import LayerProbe
 LossFunction: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(outputs, targets) -> per-sample losses (n,)."""
 
-CHUNK: Final = 2048
+CHUNK: Final = 8192
 """Samples of a forward pass where the data come as arrays."""
 
 
@@ -93,7 +93,7 @@ def layer_samples(
     -------
     callable
         Each call goes through the data once more, with the model as it then is, and yields a LayerSamples for each
-        batch of the loader, or for every 2048 rows of arrays.
+        batch of the loader, or for every 8192 rows of arrays.
     """
     module = _resolve(model, layer)
     if bias and module.bias is None:
@@ -160,7 +160,9 @@ def _resolve(model: torch.nn.Module, layer: str | torch.nn.Module) -> torch.nn.L
         try:
             found = model.get_submodule(layer)
         except AttributeError:
-            raise InputError(f"model has no layer {layer!r}; its linear layers are {', '.join(linear)}") from None
+            raise InputError(
+                f"model has no layer {layer!r}; its linear layers are {', '.join(linear)}"
+            ) from None
     else:
         found = layer
         if not any(module is layer for module in model.modules()):
@@ -179,7 +181,9 @@ def _batches(data: Any, like: torch.Tensor) -> Iterator[tuple[torch.Tensor, torc
         if x.is_complex() or t.is_complex():
             raise InputTypeError("data is complex; it must hold real numbers")
         if x.ndim == 0 or t.ndim == 0 or len(x) != len(t):
-            raise InputError(f"inputs of shape {tuple(x.shape)} with targets of shape {tuple(t.shape)}: one row each")
+            raise InputError(
+                f"inputs of shape {tuple(x.shape)} with targets of shape {tuple(t.shape)}: one row each"
+            )
         x = x.to(like.device, like.dtype if x.is_floating_point() else x.dtype)
         yield x, t
 
@@ -191,7 +195,9 @@ def _pairs(data: Any) -> Iterable[tuple[Any, Any]]:
             raise InputError(f"inputs has {len(inputs)} rows, but targets has {len(targets)}")
         return [(inputs[i : i + CHUNK], targets[i : i + CHUNK]) for i in range(0, len(inputs), CHUNK)]
     if not hasattr(data, "__iter__"):
-        raise InputTypeError(f"data must be (inputs, targets) or a loader of such pairs, not {type(data).__name__}")
+        raise InputTypeError(
+            f"data must be (inputs, targets) or a loader of such pairs, not {type(data).__name__}"
+        )
     return _checked(data)
 
 

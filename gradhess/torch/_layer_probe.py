@@ -46,7 +46,9 @@ class LayerProbe:
         with torch.enable_grad():
             outputs = self.model(inputs)
         if len(self._calls) != 1:
-            raise InputError(f"the layer was applied {len(self._calls)} times in a forward pass; it must be once")
+            raise InputError(
+                f"the layer was applied {len(self._calls)} times in a forward pass; it must be once"
+            )
         a, z = self._calls[0]
         if a.ndim != 2:
             raise InputError(
