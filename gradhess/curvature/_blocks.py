@@ -55,7 +55,7 @@ class BlockSums:
             self._A2 = np.empty((len(A), self._A2.shape[1]))
 
     def load(self, rows: slice, scratch: Float64Array) -> None:
-        """Prepare some of the rows, with ``m^2`` numbers of scratch each; different rows may be in different threads."""
+        """Prepare some of the rows, with ``m^2`` numbers of scratch. Different rows may be in different threads."""
         if not self._wide:
             a = self._rows[rows]
             squares = scratch.reshape(len(a), self.width, self.width)

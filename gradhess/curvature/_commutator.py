@@ -89,10 +89,8 @@ def rotations(C: Float64Array, count: int, generator: np.random.Generator) -> It
 def measure(C: Float64Array, eigenvalues: Float64Array, norm: str) -> float:
     """In the eigenbasis of H, where ``(CH - HC)_ij = C_ij (lambda_j - lambda_i)``."""
     difference = np.linalg.norm(C * (eigenvalues - eigenvalues[:, np.newaxis]))
-    if norm == "relative":
-        size = np.linalg.norm(C * eigenvalues)
-    else:
-        size = np.linalg.norm(C) * np.linalg.norm(eigenvalues)
+    ch = np.linalg.norm(C * eigenvalues)
+    size = ch if norm == "relative" else np.linalg.norm(C) * np.linalg.norm(eigenvalues)
     return float(difference / size) if size > 0 else float("nan")
 
 

@@ -100,7 +100,7 @@ class Curvature:
     @property
     def n_parameters(self) -> int:
         """p."""
-        return self.H.shape[0]
+        return len(self.H)
 
     @cached_property
     def _eigh(self) -> tuple[Float64Array, Float64Array]:

@@ -174,8 +174,8 @@ def duality_terms(
         )
     other = as_numpy(neighbours, "neighbours")
     if other.shape != (samples.n_samples,) or other.dtype.kind not in "iu":
-        raise InputError(f"neighbours has shape {other.shape} and dtype {other.dtype}; it must be ({samples.n_samples},) "
-                         "and hold indices")  # fmt: skip
+        expected = f"({samples.n_samples},) and hold indices"
+        raise InputError(f"neighbours has shape {other.shape} and dtype {other.dtype}; it must be {expected}")
     if other.size and not (other.min() >= 0 and other.max() < samples.n_samples):
         raise InputError(f"neighbours must be from 0 to {samples.n_samples - 1}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from gradhess.curvature._report import CurvatureReport
 
 BLUE, ORANGE, GREEN = look.COLOURS[:3]
+CLOSE: Final = 0.1
+"""A diamond this close to the end of a bar, as a share of the axis, is in the way of its number."""
 BELOW_FIT: Final = 1e-3
 """Points below this share of the smallest fitted eigenvalue are left out of the cloud: they would squeeze the rest."""
 
@@ -54,6 +56,10 @@ def _cloud(axes: Axes, report: CurvatureReport) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     x = np.array([d.H[fitted].min(), d.H[fitted].max()])
+    axes.plot(d.H[rest], d.C[rest], "o", color=look.MUTED, markersize=3, alpha=0.35, label="C, not fitted")
+    axes.plot(
+        d.H[fitted], d.C[fitted], "o", color=BLUE, markersize=4.5, alpha=0.75, label=_label("C", report.fit_C)
+    )
     if (d.M[fitted] > 0).all():
         # M has another unit than C: moved to the same height, so that the slopes can be compared.
         level = np.exp(np.mean(np.log(d.C[fitted]) - np.log(d.M[fitted])))
@@ -61,15 +67,12 @@ def _cloud(axes: Axes, report: CurvatureReport) -> None:
             d.H[fitted],
             level * d.M[fitted],
             "^",
+            markerfacecolor="none",
             color=ORANGE,
-            markersize=4,
-            alpha=0.7,
+            markersize=5,
+            alpha=0.8,
             label=_label("M, moved", report.fit_M),
         )
-    axes.plot(d.H[rest], d.C[rest], "o", color=look.MUTED, markersize=3, alpha=0.35, label="C, not fitted")
-    axes.plot(
-        d.H[fitted], d.C[fitted], "o", color=BLUE, markersize=4.5, alpha=0.75, label=_label("C", report.fit_C)
-    )
     if report.fit_C is not None:
         top = 10.0 ** (report.fit_C.intercept + report.fit_C.exponent * np.log10(x[1]))
         axes.plot(
@@ -115,11 +118,12 @@ def _spectra(axes: Axes, report: CurvatureReport) -> None:
 
 
 def _commutators(axes: Axes, report: CurvatureReport) -> None:
-    look.tidy(axes, x="", y="size of CH − HC")
+    look.tidy(axes, x="", y="size of CH - HC")
     found = (report.commutator, report.commutator_product)
     if all(np.isnan(item.value) for item in found):
         _nothing(axes)
         return
+    tallest = max(max(item.value, *item.baseline, 0.0) for item in found)
     for position, item in enumerate(found):
         label = position == 0
         axes.bar(position, item.value, width=0.5, color=BLUE, label="C and H" if label else None)
@@ -132,22 +136,27 @@ def _commutators(axes: Axes, report: CurvatureReport) -> None:
             markersize=5,
             label="C rotated at random" if label else None,
         )
+        height = item.value
+        if item.baseline.size and item.baseline.min() < item.value + CLOSE * tallest:
+            height = max(
+                item.value, item.baseline.max()
+            )  # the number goes above the diamonds, not among them
         axes.annotate(
-            f"{item.value:.2g}", (position, item.value), xytext=(0, 4), textcoords="offset points",
+            f"{item.value:.2g}", (position, height), xytext=(0, 4), textcoords="offset points",
             ha="center", fontsize=look.TEXT_SIZE, color=look.INK,
         )  # fmt: skip
     axes.set_xticks([0, 1], ["over ‖CH‖", "over ‖C‖ ‖H‖"])
     axes.set_xlim(-0.6, 1.6)
-    axes.set_ylim(0, 1.3 * max(max(item.value, *item.baseline, 0.0) for item in found))
+    axes.set_ylim(0, 1.3 * tallest if tallest > 0 else 1)
     axes.grid(False, axis="x")
     _legend(axes, "upper right")
 
 
 def _label(name: str, fit: Any) -> str:
-    return name if fit is None else f"{name}: γ = {fit.exponent:.3f} ± {fit.stderr:.3f}"
+    return name if fit is None else f"{name}: exponent {fit.exponent:.3f} ± {fit.stderr:.3f}"
 
 
-def _legend(axes: Axes, place: str) -> None:
+def _legend(axes: Axes, place: Literal["upper left", "upper right", "lower right"]) -> None:
     axes.legend(frameon=False, loc=place, fontsize=look.TEXT_SIZE - 1, labelcolor=look.INK)
 
 

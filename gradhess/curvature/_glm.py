@@ -82,7 +82,8 @@ def _scalar(rows: Rows, loss: Loss, spans: list[tuple[int, int]], batch_size: in
     H, M = np.zeros((p, p)), np.zeros((p, p))
     covariance = StreamingCovariance()
     kappa, positive = 0.0, True
-    assert rows.coef is not None and rows.y is not None
+    assert rows.coef is not None
+    assert rows.y is not None
     for start, stop in spans:
         x, eta = _features(rows, start, stop)
         labels = rows.y[start:stop]

@@ -109,8 +109,8 @@ class LayerMoments:
         n = self.n_samples
         H, M, C = (self._sums.matrix(i, 1.0 / n) for i in range(3))
         mean = self._gradient.ravel() / n
-        for row, value in zip(C, mean, strict=True):
-            row -= value * mean
+        for i, value in enumerate(mean):  # by rows, without another (p, p) array
+            C[i] -= value * mean
         C /= batch_size
         return Curvature(H, M, C, self.kappa_max, self.positive, n, batch_size, label)
 

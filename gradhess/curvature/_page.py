@@ -28,12 +28,13 @@ td:nth-child(3), footer {{ color: #6b7280; }}
 </style>
 <h1>Gradient noise against curvature</h1>
 <p>{title}</p>
-<img alt="C along the eigenvectors of H over its eigenvalues, with the fit; spectra; commutator" src="data:image/png;base64,{image}">
+<img alt="C along the eigenvectors of H over its eigenvalues, with the fit; spectra; commutator"
+src="data:image/png;base64,{image}">
 <table>
 {rows}
 </table>
-<footer><p>C is the covariance of mini-batch gradients, H the mean per-sample Hessian, M the mean of its square, over the
-same samples. Made by gradhess.</p></footer>
+<footer><p>C is the covariance of mini-batch gradients, H the mean per-sample Hessian, M the mean of its square, over
+the same samples. Made by gradhess.</p></footer>
 </html>
 """
 

@@ -16,7 +16,7 @@ def rank_one_family(spectrum: Any, t: float) -> Curvature:
     """Curvature with ``C_ii`` proportional to ``H_ii^(1 + t)`` exactly.
 
     A sample is of type i with probability ``s_i^(1 - t) / Z``, ``Z = sum_j s_j^(1 - t)``; its Hessian is
-    ``Z s_i^t e_i e_i^T``. So ``H = diag(s)`` and ``M = diag(Z s^(1 + t))``, and C = M. t = 0: one stiffness, frequencies
+    ``Z s_i^t e_i e_i^T``. So ``H = diag(s)``, ``M = diag(Z s^(1 + t))``, and C = M. t = 0: one stiffness, frequencies
     vary, gamma = 1. t = 1: one frequency, stiffnesses vary, gamma = 2. A t outside [0, 1] leaves [1, 2], although
     ``lambda_i^2 <= M_ii <= kappa_max lambda_i`` holds for every t.
 

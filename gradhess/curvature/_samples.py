@@ -88,7 +88,8 @@ class LayerSamples:
     @property
     def n_parameters(self) -> int:
         """p = k m."""
-        return self.errors.shape[1] * self.activations.shape[1]
+        k, m = self.shape
+        return k * m
 
     def hessians(self) -> Float64Array:
         """Q, (n, k, k): Hessians of the per-sample losses by the pre-activation."""

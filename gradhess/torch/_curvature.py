@@ -73,7 +73,7 @@ def layer_curvature(
     derivatives by the layer's output take one more for each of its entries.
     """
     samples = layer_samples(model, layer, data, loss, bias=bias)
-    name = layer if isinstance(layer, str) else type(layer).__name__
+    name = f"layer {layer!r}" if isinstance(layer, str) else f"a {type(layer).__name__} layer"
     return _layer_curvature(samples, batch_size=batch_size, label=name)
 
 
