@@ -35,7 +35,7 @@ def train(loss: str, *, width: int, classes: int, epochs: int, batch_size: int, 
     """64-width-width-classes, ReLU, no biases, by SGD on the digits 0, ..., classes - 1 of scikit-learn.
 
     At most 1500 samples in random order, pixels from 0 to 1, weights by He's rule, gradients clipped to norm 5,
-    learning rate 0.1 (0.5 for MSE and 1 for MSE after softmax). float64, so that small eigenvalues are more than rounding.
+    learning rate 0.1 (0.5 for MSE and 1 for MSE after softmax). float64: small eigenvalues are more than rounding.
 
     Raises
     ------

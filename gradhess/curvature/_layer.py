@@ -126,9 +126,9 @@ class LayerMoments:
 
 
 def all_positive(samples: LayerSamples) -> bool:
-    """Whether no Q has a negative eigenvalue: enough that no S has; where one has, Q decides."""
+    """Whether no h has a negative eigenvalue: enough that no S has; where one has, Q decides, unless a is zero."""
     cores = np.linalg.eigvalsh(samples.core)
-    suspects = np.flatnonzero(cores[:, 0] < 0)
+    suspects = np.flatnonzero((cores[:, 0] < 0) & samples.activations.any(axis=1))
     piece = max(PIECE_ENTRIES // samples.shape[0] ** 2, 8)
     for start in range(0, len(suspects), piece):
         values = np.linalg.eigvalsh(samples.select(suspects[start : start + piece]).hessians())

@@ -75,14 +75,14 @@ class CurvatureReport:
             ("off-diagonal over diagonal", _number(self.offdiagonal_ratio), ""),
             ("cosine of C and M", _number(self.cosine_CM), f"{_number(self.cosine_CH)} of C and H"),
             ("smallest M_ii / lambda_i^2", _number(self.sandwich.lower), "at least 1"),
-            ("largest M_ii / (kappa lambda_i)", *_upper(self.sandwich)),
+            ("largest M_ii / (kappa lambda_i)", *_upper(self.sandwich, self.curvature.positive)),
             ("both bounds hold", "yes" if self.sandwich.holds else "NO", ""),
         ]
 
     def summary(self) -> str:
         """A table in plain text, at most 80 columns wide."""
         lines = [self.title()]
-        lines += [f"  {what:<38}{value:>9}   {against}".rstrip() for what, value, against in self.rows()]
+        lines += [f"  {what:<36}{value:>8}  {against}".rstrip() for what, value, against in self.rows()]
         return "\n".join(lines)
 
     def title(self) -> str:
@@ -231,7 +231,7 @@ def _commutator(found: Commutator) -> tuple[str, str]:
     return _number(found.value), f"{found.baseline.mean():.3g} ± {found.baseline.std():.1g} rotated at random"
 
 
-def _upper(found: Sandwich) -> tuple[str, str]:
+def _upper(found: Sandwich, positive: bool | None) -> tuple[str, str]:
     if found.upper is None:
-        return "-", "a per-sample Hessian is indefinite, or none is known"
+        return "-", "" if positive else "not known" if positive is None else "some Hessian is indefinite"
     return _number(found.upper), "at most 1"

@@ -57,6 +57,10 @@ class LayerProbe:
         if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2 or len(outputs) != len(a):
             shape = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
             raise InputError(f"the model returns {shape}; it must return outputs of shape ({len(a)}, K)")
+        if not outputs.requires_grad:
+            raise InputError(
+                "the model's outputs do not depend on the layer: is there a detach, or a no_grad, in it?"
+            )
         self._outputs = outputs
         if not self._independent and len(a) > 1:
             self._refuse_mixing(outputs, z)
@@ -67,7 +71,13 @@ class LayerProbe:
         """``do_q/dz`` (K, n, k), and ``sum_q e_q d^2 o_q / dz^2`` (n, k, k), or None where it is zero."""
         assert self._outputs is not None
         _, z = self._calls[0]
-        outputs = self._outputs
+        with torch.enable_grad():
+            return self._derivatives(self._outputs, z, errors)
+
+    @staticmethod
+    def _derivatives(
+        outputs: torch.Tensor, z: torch.Tensor, errors: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         rows = [_grad(outputs[:, q].sum(), z) for q in range(outputs.shape[1])]
         weighted = (outputs * errors.to(outputs)).sum()
         (slope,) = torch.autograd.grad(weighted, z, create_graph=True, allow_unused=True)
