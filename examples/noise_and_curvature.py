@@ -60,7 +60,9 @@ def train(loss: str, width: int, inputs: torch.Tensor, targets: torch.Tensor) ->
 
 def main(losses: list[str]) -> None:
     torch.set_num_threads(1)  # the steps are so small that more threads would wait for each other
-    columns = "loss|classes|width|accuracy|exponent of C|R²|exponent of M|commutator|at random|cos(C, M)|cos(C, H)"
+    columns = (
+        "loss|classes|width|accuracy|exponent of C|R²|exponent of M|commutator|at random|cos(C, M)|cos(C, H)"
+    )
     print("| " + columns.replace("|", " | ") + " |")
     print("|---" * 11 + "|")
     for loss, classes, width in itertools.product(losses, CLASSES, WIDTHS):

@@ -313,7 +313,7 @@ def digits():
     pytest.importorskip("sklearn")
     from gradhess.cli.digits import LAYER, train
 
-    trained = train("cross_entropy", width=20, classes=10, epochs=150, batch_size=50, seed=0)
+    trained = train("cross_entropy", width=20, classes=10, epochs=150, batch_size=50, seed=1)
     data = (trained.inputs, trained.targets)
     return trained, gt.layer_curvature(trained.model, LAYER, data, "cross_entropy", 50)
 
@@ -324,12 +324,12 @@ def test_digits(digits):
     report = cv.analyze(curvature, top=100)
     assert trained.accuracy == 1.0
     assert 1.05 <= report.fit_C.exponent <= 1.25
-    assert report.fit_C.r_squared >= 0.97
+    assert report.fit_C.r_squared >= 0.98
     assert abs(report.fit_C.exponent - report.fit_M.exponent) <= 0.05
-    assert 0.08 <= report.commutator.value <= 0.30
+    assert 0.16 <= report.commutator.value <= 0.30
     assert report.commutator.baseline.min() >= 1.3
     assert report.recovery >= 0.75
-    assert report.recovery_by_chance < 0.03
+    assert report.recovery_by_chance < 0.02
     assert report.cosine_CM > report.cosine_CH
     assert curvature.positive
     assert report.sandwich.holds
