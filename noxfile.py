@@ -41,10 +41,10 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def torch(session: nox.Session) -> None:
-    """The tests that take arrays from PyTorch."""
-    session.install("torch==2.13.0")
+    """The tests that take arrays or models from PyTorch, and those against libraries that are made for it."""
+    session.install("torch==2.13.0", "curvlinops-for-pytorch>=3.0")
     session.install(".[test]")
-    session.run("pytest", "tests/test_arrays_torch.py", *session.posargs)
+    session.run("pytest", "tests/test_arrays_torch.py", "tests/test_curvature_torch.py", *session.posargs)
 
 
 @nox.session

@@ -108,6 +108,37 @@ def fit(
 
 
 @app.command()
+def curvature(
+    loss: option.OutputLossChoice = option.OutputLossName.cross_entropy,
+    width: option.Width = 20,
+    classes: option.Classes = 10,
+    epochs: option.Epochs = 150,
+    batch_size: option.BatchSize = 50,
+    seed: option.Seed = 0,
+    top: option.Top = None,
+    plot: option.CurvaturePlot = None,
+    debug: option.Debug = False,
+) -> None:
+    """Train a small network on digits, and hold the covariance of its gradient noise against its curvature.
+
+    Needs PyTorch and scikit-learn. The layer is the middle one of 64-width-width-classes.
+    """
+    with readable_errors(debug=debug):
+        from gradhess.cli import curvature as study
+
+        study.run(
+            loss.value,
+            width=width,
+            classes=classes,
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=seed,
+            top=top,
+            plot=plot,
+        )
+
+
+@app.command()
 def info(debug: option.Debug = False) -> None:
     """Show versions, backends, instruction set and threads."""
     with readable_errors(debug=debug):
