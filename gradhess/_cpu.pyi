@@ -57,6 +57,19 @@ def multiply_transposed(
     threads: int,
     isa: int,
 ) -> Float64Array: ...
+def outer_gram(
+    rows: AnyArray,
+    unit_column: bool,
+    errors: Float64Array,
+    row_weight: Float64Array | None,
+    curvature: bool,
+    out: AnyArray,
+    begin: bool,
+    end: bool,
+    slab_rows: int,
+    threads: int,
+    isa: int,
+) -> None: ...
 def isa_names() -> tuple[str, ...]: ...
 def compiler() -> str: ...
 def probe_fma_peak(single: bool, threads: int, seconds: float, isa: int) -> float: ...

@@ -11,6 +11,7 @@
 #include "../cpu/dispatch.hpp"
 #include "../cpu/rowwise.hpp"
 #include "../cpu/totals.hpp"
+#include "outer_gram.hpp"
 
 namespace py = pybind11;
 namespace cpu = gradhess::cpu;
@@ -204,6 +205,7 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
     m.def("norms", &norms);
     m.def("multiply", &multiply);
     m.def("multiply_transposed", &multiply_transposed);
+    m.def("outer_gram", &gradhess::bindings::outer_gram);
     m.def("isa_names", &isa_names);
     m.def("compiler", [] { return std::string(__VERSION__); });
     m.def("probe_fma_peak", [](bool single, int threads, double seconds, std::size_t isa) {

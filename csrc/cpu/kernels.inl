@@ -6,6 +6,7 @@
 #endif
 
 #include "kernel_table.hpp"
+#include "outer.hpp"
 #include "probe.hpp"
 #include "rank_update.hpp"
 #include "row_products.hpp"
@@ -24,6 +25,9 @@ constexpr Kernels<T> make_kernels() {
     table.add_squares = add_squares<T, double>;
     table.rank_update_narrow = rank_update<T, float>;
     table.add_squares_narrow = add_squares<T, float>;
+    table.pack_plain = pack_plain<T>;
+    table.outer_update = outer_update<T, double>;
+    table.outer_update_narrow = outer_update<T, float>;
     table.materialize = materialize<T>;
     table.norms = norms<T>;
     table.multiply = multiply<T>;

@@ -29,6 +29,7 @@ from gradhess._backends.protocol import (
     LossSpec,
     MomentState,
     NonFiniteRow,
+    PairWeights,
     Rows,
     ScalarFunction,
     Structure,
@@ -130,6 +131,35 @@ class ReferenceBackend:
             G = _evaluate(slab).rows.astype(np.float64)
             out += G.T @ (G @ vectors)
         return out
+
+    def outer_gram(
+        self,
+        A: AnyArray,
+        pairs: PairWeights,
+        unit_column: bool,
+        out: AnyArray,
+        *,
+        begin: bool,
+        end: bool,
+        threads: int,
+    ) -> None:
+        e, c = pairs.errors, 1.0 if pairs.row_weight is None else pairs.row_weight
+        k = e.shape[1]
+        if begin:
+            out[...] = 0
+        with np.errstate(all="ignore"):
+            for start in range(0, len(A), layout.SLAB_ROWS):
+                slab = slice(start, start + layout.SLAB_ROWS)
+                X = A[slab].astype(np.float64)
+                X = np.hstack([X, np.ones((len(X), 1))]) if unit_column else X
+                blocks = out.reshape(k, X.shape[1], k, X.shape[1])
+                for p in range(k):
+                    for q in range(k):
+                        other = (p == q) - e[:, q] if pairs.curvature else e[:, q]
+                        s = (c * e[:, p] * other)[slab]
+                        blocks[p, :, q, :] += X.T @ (s[:, np.newaxis] * X)
+        if end:
+            self.symmetrize(out, 1.0, out, threads=threads)
 
 
 def _slabs(rows: Rows, size: int = layout.SLAB_ROWS) -> Iterator[tuple[int, Rows]]:

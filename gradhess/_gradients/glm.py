@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from gradhess import _memory
 from gradhess import _validation as check
 from gradhess._arrays import give_back, library_of
 from gradhess._backends.protocol import Rows
-from gradhess._gradients import passes, softmax_hessian
+from gradhess._gradients import outer_gram, passes, softmax
 from gradhess._gradients.base import Gradients
 from gradhess.errors import InputError
 from gradhess.losses import Loss
@@ -21,6 +24,14 @@ class GlmGradients(Gradients):
     def __init__(self, rows: Rows, library: str, loss: Loss) -> None:
         super().__init__(rows, library)
         self._loss_function = loss
+
+    def gram(self, *, dtype: npt.DTypeLike = "float64") -> Any:
+        rows = self.rows
+        if self._loss_function.name != "softmax" or not outer_gram.pays(
+            rows.n_outputs, rows.n_parameters // rows.n_outputs
+        ):
+            return super().gram(dtype=dtype)
+        return give_back(softmax.gram(rows, dtype), self.library)
 
     def loss(self) -> float:
         """``sum_i c_i l(eta_i, y_i)``: the summed loss, divided by nothing.
@@ -53,8 +64,8 @@ class GlmGradients(Gradients):
                 "this custom loss has no second derivative; pass second= to gradhess.losses.custom"
             )
         if self.rows.n_outputs > 1 or self._loss_function.name == "softmax":
-            return give_back(softmax_hessian.hessian(self.rows), self.library)
-        _memory.require_matrix(self.n_parameters, "a Hessian", softmax_hessian.FLOAT64)
+            return give_back(softmax.hessian(self.rows), self.library)
+        _memory.require_matrix(self.n_parameters, "a Hessian", np.dtype(np.float64))
         return self._finish(passes.moments(replace(self.rows, kind="hessian"), "full"), 1.0)
 
 

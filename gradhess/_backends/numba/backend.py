@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from gradhess._backends.numba import accumulate, moments, row_products, scatter_kernels, workers
+from gradhess._backends.numba import accumulate, moments, outer_gram, row_products, scatter_kernels, workers
 from gradhess._backends.numba.row_source import readonly
-from gradhess._backends.protocol import AnyArray, Float64Array, MomentState, Rows
+from gradhess._backends.protocol import AnyArray, Float64Array, MomentState, PairWeights, Rows
 
 
 class NumbaBackend:
@@ -49,3 +49,16 @@ class NumbaBackend:
 
     def gram_matvec(self, rows: Rows, vectors: Float64Array, *, threads: int) -> Float64Array:
         return row_products.gram_matvec(rows, vectors, threads)
+
+    def outer_gram(
+        self,
+        A: AnyArray,
+        pairs: PairWeights,
+        unit_column: bool,
+        out: AnyArray,
+        *,
+        begin: bool,
+        end: bool,
+        threads: int,
+    ) -> None:
+        outer_gram.outer_gram(A, pairs, unit_column, out, begin=begin, end=end, threads=threads)
