@@ -1,0 +1,6 @@
+"""Gradients and covariances of PyTorch models. Imported on demand; needs PyTorch."""
+
+from gradhess.torch._collector import GradientCollector
+from gradhess.torch._stream import BlockCovariance, KroneckerCovariance, covariance
+
+__all__ = ["BlockCovariance", "GradientCollector", "KroneckerCovariance", "covariance"]
