@@ -246,7 +246,7 @@ def test_memory_layouts_and_types(backend, layout):
 @pytest.mark.parametrize("intercept", [False, True])
 def test_softmax_regression_is_a_layer(backend, intercept, dtype):
     rng = np.random.default_rng(9)
-    n, d, k = 900, 40, 3
+    n, d, k = 900, 50, 3
     X, y = rng.normal(size=(n, d)).astype(dtype), rng.integers(0, k, n)
     coef = 0.3 * rng.normal(size=(k, d))
     b = rng.normal(size=k) if intercept else None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -454,3 +457,13 @@ def test_named_and_several_inputs():
     one = covariance(model, [((x, x), y)], summed)
     other = covariance(model, [({"a": x, "b": x}, y)], summed)
     np.testing.assert_array_equal(one["layer.weight"].covariance_, other["layer.weight"].covariance_)
+
+
+def test_the_python_of_the_documentation_runs():
+    text = (Path(__file__).parents[1] / "docs" / "layers.md").read_text()
+    names: dict[str, object] = {}
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        exec(block, names)
+    assert names["g"].shape == (1000, 132)
+    assert names["collector"].gradients["0.weight"].shape == (500, 128)
+    assert names["found"]["0.weight"].n_samples_seen_ == 500

@@ -24,6 +24,7 @@ struct Kernels {
     void (*outer_update_narrow)(const Slab<T>&, const double* scale, const Tile&, const Target<float>&, T* scaled);
 
     void (*materialize)(const Rows&, Index first, Index count, T* out, RowScratch<T>&);
+    void (*errors)(const Rows&, Index first, Index count, double* out, RowScratch<T>&);
     void (*norms)(const Rows&, Index first, Index count, double* out, RowScratch<T>&);
     void (*multiply)(const Rows&, Index first, Index count, const double* vectors, const double* units, Index m,
                      double* products, double* out, RowScratch<T>&);

@@ -29,6 +29,7 @@ constexpr Kernels<T> make_kernels() {
     table.outer_update = outer_update<T, double>;
     table.outer_update_narrow = outer_update<T, float>;
     table.materialize = materialize<T>;
+    table.errors = errors<T>;
     table.norms = norms<T>;
     table.multiply = multiply<T>;
     table.multiply_transposed = multiply_transposed<T>;

@@ -152,6 +152,9 @@ class CpuBackend:
     def first_nonfinite(self, rows: Rows, weights: Float64Array | None, *, threads: int) -> int:
         return _cpu.first_nonfinite(_rows(rows), weights, _team(threads), _isa)
 
+    def errors(self, rows: Rows, *, threads: int) -> Float64Array:
+        return _cpu.errors(_rows(rows), _team(threads), _isa)
+
     def norms(self, rows: Rows, *, threads: int) -> Float64Array:
         return _cpu.norms(_rows(rows), _team(threads), _isa)
 

@@ -259,6 +259,9 @@ class Backend(Protocol):
     def first_nonfinite(self, rows: Rows, weights: Float64Array | None, *, threads: int) -> int:
         """Index of the first row (or weight) that is not finite, or -1."""
 
+    def errors(self, rows: Rows, *, threads: int) -> Float64Array:
+        """(n, k): ``c_i l'(eta_i, y_i)`` of gradient rows, before it is rounded to the compute type."""
+
     def norms(self, rows: Rows, *, threads: int) -> Float64Array:
         """(n,): Euclidean norms of the rows, in float64."""
 

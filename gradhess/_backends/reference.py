@@ -106,6 +106,13 @@ class ReferenceBackend:
                 return start + int(bad.argmax())
         return -1
 
+    def errors(self, rows: Rows, *, threads: int) -> Float64Array:
+        out = np.empty((rows.n_samples, rows.n_outputs))
+        with np.errstate(all="ignore"):
+            for start, slab in _slabs(rows):
+                out[start : start + slab.n_samples] = _slopes(slab)[1]
+        return out
+
     def norms(self, rows: Rows, *, threads: int) -> Float64Array:
         out = np.empty(rows.n_samples)
         for start, slab in _slabs(rows):
@@ -237,23 +244,28 @@ def _evaluate(rows: Rows) -> _Batch:
     if rows.kind == "dense":
         return _Batch(features, np.ones(n), np.zeros(n))
 
-    loss_spec, y, coef = rows.loss, rows.y, rows.coef
-    assert loss_spec is not None
-    assert y is not None
-    assert coef is not None
-    eta = X.astype(np.float64) @ coef.T
-    if rows.intercept is not None:
-        eta += rows.intercept
-    c = np.ones(n) if rows.loss_weight is None else rows.loss_weight
     # Overflow is not an error here: it makes the row infinite, which is found and reported by its index.
     with np.errstate(all="ignore"):
-        loss, slope = _loss_terms(loss_spec, rows.kind == "hessian", eta, y)
-        loss, slope = c * loss, c[:, np.newaxis] * slope
+        loss, slope = _slopes(rows)
         if rows.kind == "hessian":
             return _Batch(features, slope[:, 0], loss)
         factor = slope.astype(dtype)
         gradients = factor[:, :, np.newaxis] * features[:, np.newaxis, :]  # delta_i (x) x~_i
     return _Batch(gradients.reshape(n, rows.n_parameters), np.ones(n), loss)
+
+
+def _slopes(rows: Rows) -> tuple[Float64Array, Float64Array]:
+    """``c_i l`` (n,) and ``c_i l'`` (n, k), or ``c_i l''`` of kind ``"hessian"``."""
+    loss_spec, y, coef = rows.loss, rows.y, rows.coef
+    assert loss_spec is not None
+    assert y is not None
+    assert coef is not None
+    eta = rows.X.astype(rows.compute_dtype).astype(np.float64) @ coef.T
+    if rows.intercept is not None:
+        eta += rows.intercept
+    c = np.ones(rows.n_samples) if rows.loss_weight is None else rows.loss_weight
+    loss, slope = _loss_terms(loss_spec, rows.kind == "hessian", eta, y)
+    return c * loss, c[:, np.newaxis] * slope
 
 
 def _loss_terms(

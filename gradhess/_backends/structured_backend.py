@@ -76,6 +76,9 @@ class StructuredBackend:
             bad |= ~np.isfinite(weights)
         return int(np.argmax(bad)) if bad.any() else -1
 
+    def errors(self, rows: Rows, *, threads: int) -> Float64Array:
+        return self.kernels.errors(rows, threads=threads)
+
     def norms(self, rows: Rows, *, threads: int) -> Float64Array:
         if not isinstance(rows, StructuredRows):
             return self.kernels.norms(rows, threads=threads)

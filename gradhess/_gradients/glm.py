@@ -28,7 +28,7 @@ class GlmGradients(Gradients):
     def gram(self, *, dtype: npt.DTypeLike = "float64") -> Any:
         rows = self.rows
         if self._loss_function.name != "softmax" or not outer_gram.pays(
-            rows.n_outputs, rows.n_parameters // rows.n_outputs
+            rows.n_outputs, rows.n_parameters // rows.n_outputs, fused=True
         ):
             return super().gram(dtype=dtype)
         return give_back(softmax.gram(rows, dtype), self.library)

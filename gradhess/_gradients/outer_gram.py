@@ -25,13 +25,15 @@ PairSource: TypeAlias = Callable[[int, int], PairWeights]
 PIECE_BYTES: Final = 8 << 20
 """Rows of A that a backend works on at a time, in the compute type, where one slab is not larger."""
 
-MIN_WIDTH: Final = 24
-"""Below this many features the edges of blocks cost more than their symmetry saves."""
+FORMED_MIN_WIDTH: Final = 16
+"""Below this many features the edges of blocks cost more than their symmetry saves, if rows would have to be formed."""
+FUSED_MIN_WIDTH: Final = 48
+"""The same where a backend makes the rows itself, on their way into its kernel."""
 
 
-def pays(n_outputs: int, width: int) -> bool:
+def pays(n_outputs: int, width: int, *, fused: bool = False) -> bool:
     """Whether the blocks cost less than dense rows. It depends on shapes alone, since it decides about bits."""
-    return n_outputs > 1 and width >= MIN_WIDTH
+    return n_outputs > 1 and width >= (FUSED_MIN_WIDTH if fused else FORMED_MIN_WIDTH)
 
 
 def gram(

@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
-from gradhess._backends.protocol import AnyArray, Float64Array, PairWeights, Rows
+from gradhess._backends import registry
+from gradhess._backends.protocol import AnyArray, PairWeights, Rows
 from gradhess._gradients import outer_gram, passes
-from gradhess.losses import softmax_probabilities
 
 
 def gram(rows: Rows, dtype: npt.DTypeLike) -> AnyArray:
@@ -25,28 +27,13 @@ def hessian(rows: Rows) -> AnyArray:
 
 
 def _errors(rows: Rows, start: int, stop: int) -> PairWeights:
-    assert rows.y is not None
-    delta = _probabilities(rows, start, stop)
-    at, label = np.arange(stop - start), rows.y[start:stop].astype(np.intp)
-    # P_label - 1 is minus the probability of all other classes, which loses no digits where P_label is near 1.
-    delta[at, label] = 0
-    delta[at, label] = -delta.sum(axis=1)
-    if rows.loss_weight is not None:
-        delta *= rows.loss_weight[start:stop, np.newaxis]
-    return PairWeights(delta)
+    return PairWeights(registry.active().errors(rows.slice(start, stop), threads=registry.num_threads()))
 
 
 def _curvatures(rows: Rows, start: int, stop: int) -> PairWeights:
-    return PairWeights(
-        _probabilities(rows, start, stop), passes.part(rows.loss_weight, start, stop), curvature=True
-    )
-
-
-def _probabilities(rows: Rows, start: int, stop: int) -> Float64Array:
-    """(n, k), C-contiguous."""
-    assert rows.coef is not None
-    with np.errstate(all="ignore"):  # rows that are not finite are found and reported by their index
-        eta = rows.X[start:stop].astype(np.float64) @ rows.coef.T
-        if rows.intercept is not None:
-            eta += rows.intercept
-        return softmax_probabilities(eta)
+    """From the errors, too: ``P = onehot(y) + delta``."""
+    assert rows.y is not None
+    unweighted = replace(rows.slice(start, stop), loss_weight=None)
+    P = registry.active().errors(unweighted, threads=registry.num_threads())
+    P[np.arange(stop - start), rows.y[start:stop].astype(np.intp)] += 1.0
+    return PairWeights(P, passes.part(rows.loss_weight, start, stop), curvature=True)

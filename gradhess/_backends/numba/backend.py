@@ -38,6 +38,9 @@ class NumbaBackend:
     def first_nonfinite(self, rows: Rows, weights: Float64Array | None, *, threads: int) -> int:
         return row_products.first_nonfinite(rows, weights, threads)
 
+    def errors(self, rows: Rows, *, threads: int) -> Float64Array:
+        return row_products.errors(rows, threads)
+
     def norms(self, rows: Rows, *, threads: int) -> Float64Array:
         return row_products.norms(rows, threads)
 
