@@ -260,7 +260,7 @@ def _slopes(rows: Rows) -> tuple[Float64Array, Float64Array]:
     assert loss_spec is not None
     assert y is not None
     assert coef is not None
-    eta = rows.X.astype(rows.compute_dtype).astype(np.float64) @ coef.T
+    eta = np.array(rows.X, rows.compute_dtype, order="C").astype(np.float64) @ coef.T
     if rows.intercept is not None:
         eta += rows.intercept
     c = np.ones(rows.n_samples) if rows.loss_weight is None else rows.loss_weight
