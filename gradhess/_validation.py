@@ -12,6 +12,7 @@ import numpy as np
 
 from gradhess import losses
 from gradhess._arrays import as_numpy, first_false
+from gradhess._backends.outer_rows import OuterRows
 from gradhess._backends.protocol import FLOAT64, AnyArray, Float64Array, Rows
 from gradhess.errors import InputError, InputTypeError
 from gradhess.losses import Loss
@@ -247,3 +248,39 @@ def glm_rows(X: Any, y: Any, coef: Any, loss: Loss, *, intercept: Any, sample_we
         intercept=offsets,
         loss_weight=nonnegative_weights(sample_weight, "sample_weight", data.shape[0], data.shape),
     )
+
+
+def layer_rows(activations: Any, errors: Any, *, bias: Any, mask: Any) -> OuterRows:
+    """The rows of ``layer_gradients``, checked."""
+    flag(bias, "bias")
+    A, D = as_numpy(activations, "activations"), as_numpy(errors, "errors")
+    for array, name, last in ((A, "activations", "m"), (D, "errors", "k")):
+        if array.ndim not in (2, 3):
+            raise InputError(f"{name} has shape {array.shape}; it must be (n, {last}) or (n, T, {last})")
+        if 0 in array.shape[1:]:
+            raise InputError(f"{name} has shape {array.shape}: a layer has at least one {last} and one step")
+    if A.shape[:-1] != D.shape[:-1]:
+        raise InputError(
+            f"activations has shape {A.shape}, but errors has shape {D.shape}: all but the last axis must agree"
+        )
+    return OuterRows(
+        A, kind="structured", unit_column=bool(bias), errors=D, mask=step_mask(mask, "mask", A.shape)
+    )
+
+
+def step_mask(value: Any, name: str, shape: tuple[int, ...]) -> Any:
+    """(n, T) booleans, or None."""
+    if value is None:
+        return None
+    if len(shape) != 3:
+        raise InputError(
+            f"{name} is for a sequence axis, and the activations have shape {shape}: they have none"
+        )
+    mask = as_numpy(value, name)
+    if mask.dtype != np.bool_:
+        raise InputTypeError(f"{name} has dtype {mask.dtype}; it must be boolean, True where a step counts")
+    if mask.shape != shape[:2]:
+        raise InputError(
+            f"{name} has shape {mask.shape}, but the activations have shape {shape}: it must be {shape[:2]}"
+        )
+    return mask

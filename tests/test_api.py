@@ -18,9 +18,11 @@ PUBLIC = {
     "errors",
     "estimate_memory",
     "glm_gradients",
+    "layer_gradients",
     "losses",
     "set_num_threads",
     "show_config",
+    "sketches",
     "use_backend",
     "weighted_gram",
 }
@@ -37,6 +39,7 @@ def test_signatures_are_those_of_the_documentation():
     signatures = {
         gh.weighted_gram: "(X, weights=None, *, out=None)",
         gh.glm_gradients: "(X, y, coef, loss='squared', *, intercept=None, sample_weight=None)",
+        gh.layer_gradients: "(activations, errors, *, bias=False, mask=None)",
         gh.as_gradients: "(G)",
         gh.estimate_memory: "(d, structure='full', dtype='float64')",
         gh.StreamingCovariance: (

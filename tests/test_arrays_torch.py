@@ -45,7 +45,9 @@ def test_tensors_come_in_without_a_copy_and_results_are_tensors(backend):
     assert isinstance(cov.partial_fit(X.numpy()).covariance_, np.ndarray)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
+)
 def test_types_of_tensors(dtype):
     X = torch.ones((5, 2)).to(dtype)
     np.testing.assert_array_equal(gh.weighted_gram(X).numpy(), np.full((2, 2), 5))

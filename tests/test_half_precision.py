@@ -1,4 +1,4 @@
-"""float16 and bfloat16: widened to float32 on the way, which is exact, so the same bits as float32 of the same values."""
+"""float16 and bfloat16 are widened to float32 on the way, which is exact: the same bits as float32 of the same values."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import ml_dtypes
 import numpy as np
 import oracles
 import pytest
-from gradhess._backends.protocol import MomentState, Rows
 
 import gradhess as gh
+from gradhess._backends.protocol import MomentState, Rows
 
 HALVES = [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)]
 WIDTHS = [1, 7, 8, 15, 16, 17, 31, 33, 64, 100]

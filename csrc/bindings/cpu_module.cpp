@@ -11,6 +11,7 @@
 #include "../cpu/dispatch.hpp"
 #include "../cpu/rowwise.hpp"
 #include "../cpu/totals.hpp"
+#include "outer_gram.hpp"
 
 namespace py = pybind11;
 namespace cpu = gradhess::cpu;
@@ -146,6 +147,14 @@ py::array_t<double> norms(const RowsHandle& handle, int threads, std::size_t isa
     return out;
 }
 
+py::array_t<double> errors(const RowsHandle& handle, int threads, std::size_t isa) {
+    py::array_t<double> out({handle.rows.samples, handle.rows.row_outputs()});
+    double* data = out.mutable_data();
+    py::gil_scoped_release release;
+    cpu::errors(handle.rows, data, threads, isa_at(isa));
+    return out;
+}
+
 py::array_t<double> multiply(const RowsHandle& handle, const py::array& vectors, const OptionalArray& units,
                              int threads, std::size_t isa) {
     const Index m = vectors.shape(0);
@@ -203,9 +212,11 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
         py::gil_scoped_release release;
         return cpu::first_nonfinite(handle.rows, doubles(weights), threads, isa_at(isa));
     });
+    m.def("errors", &errors);
     m.def("norms", &norms);
     m.def("multiply", &multiply);
     m.def("multiply_transposed", &multiply_transposed);
+    m.def("outer_gram", &gradhess::bindings::outer_gram);
     m.def("isa_names", &isa_names);
     m.def("compiler", [] { return std::string(__VERSION__); });
     m.def("probe_fma_peak", [](bool single, int threads, double seconds, std::size_t isa) {

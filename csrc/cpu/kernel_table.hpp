@@ -25,7 +25,13 @@ struct Kernels {
     void (*add_squares)(const Slab<T>&, Index begin, Index end, Index parameters, double* diagonal);
     void (*add_squares_narrow)(const Slab<T>&, Index begin, Index end, Index parameters, float* diagonal);
 
+    // Outer rows (outer.hpp).
+    void (*pack_plain)(const T* rows, Index count, Index features, bool unit_column, Slab<T>&, Index row0);
+    void (*outer_update)(const Slab<T>&, const double* scale, const Tile&, const Target<double>&, T* scaled);
+    void (*outer_update_narrow)(const Slab<T>&, const double* scale, const Tile&, const Target<float>&, T* scaled);
+
     void (*materialize)(const Rows&, Index first, Index count, T* out, RowScratch<T>&);
+    void (*errors)(const Rows&, Index first, Index count, double* out, RowScratch<T>&);
     void (*norms)(const Rows&, Index first, Index count, double* out, RowScratch<T>&);
     void (*multiply)(const Rows&, Index first, Index count, const double* vectors, const double* units, Index m,
                      double* products, double* out, RowScratch<T>&);

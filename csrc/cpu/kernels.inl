@@ -1,6 +1,7 @@
 // The body of every kernels_<isa>.cpp: one template, instantiated for the vector length that the file names.
 #include "kernel_table.hpp"
 #include "narrow.hpp"
+#include "outer.hpp"
 #include "probe.hpp"
 #include "row_products.hpp"
 
@@ -22,7 +23,11 @@ constexpr Kernels<T> make_kernels() {
     table.add_squares = add_squares<T, double>;
     table.rank_update_narrow = rank_update<T, float>;
     table.add_squares_narrow = add_squares<T, float>;
+    table.pack_plain = pack_plain<T>;
+    table.outer_update = outer_update<T, double>;
+    table.outer_update_narrow = outer_update<T, float>;
     table.materialize = materialize<T>;
+    table.errors = errors<T>;
     table.norms = norms<T>;
     table.multiply = multiply<T>;
     table.multiply_transposed = multiply_transposed<T>;

@@ -166,14 +166,20 @@ GRADHESS_INLINE void multiply_columns(int units, const Slab<T>& slab, const T* s
     }
 }
 
+// Columns in the unit by which tiles are measured.
+template <class T>
+inline constexpr int kColumnUnit = kHalves<T> ? Simd<T>::lanes / 2 : Simd<T>::lanes;
+
 // How many of `left` units of columns the next tile takes. A remainder of one vector is shared, for two tiles of fair
 // width beat a full one and a sliver; all but the last take whole vectors.
-GRADHESS_INLINE Index next_take(Index left, Index units_per_vector) {
-    const Index most = kTileVectors * units_per_vector;
+template <class T>
+GRADHESS_INLINE Index next_take(Index left) {
+    constexpr Index per_vector = Simd<T>::lanes / kColumnUnit<T>;
+    constexpr Index most = kTileVectors * per_vector;
     if (left <= most) return left;
-    if (left > most + units_per_vector) return most;
+    if (left > most + per_vector) return most;
     const Index half = (left + 1) / 2;
-    return (half + units_per_vector - 1) / units_per_vector * units_per_vector;
+    return (half + per_vector - 1) / per_vector * per_vector;
 }
 
 // Adds the part of `tile` on and below the diagonal. Where slab.weighted, a
@@ -181,9 +187,7 @@ GRADHESS_INLINE Index next_take(Index left, Index units_per_vector) {
 template <class T, class Scatter>
 void rank_update(const Slab<T>& slab, const Tile& tile, const Target<Scatter>& target, RowScratch<T>& scratch) {
     constexpr int panel = kPanel<T>;
-    constexpr int lanes = Simd<T>::lanes;
     constexpr int strip_rows = kStripRows<T>;
-    constexpr int unit = kHalves<T> ? lanes / 2 : lanes;
     const Index packed_end = slab.n_panels * panel;
     for (Index row = tile.row_begin; row < tile.row_end; row += strip_rows) {
         const T* strip = slab.panels + row / panel * slab.panel_stride + row % panel;
@@ -201,9 +205,9 @@ void rank_update(const Slab<T>& slab, const Tile& tile, const Target<Scatter>& t
         Index last = row + strip_rows;  // one past the last column that the strip needs
         last = last < tile.column_end ? last : tile.column_end;
         last = last < packed_end ? last : packed_end;
-        Index left = (last - tile.column_begin + unit - 1) / unit;
+        Index left = (last - tile.column_begin + kColumnUnit<T> - 1) / kColumnUnit<T>;
         for (Index column = tile.column_begin; left > 0;) {
-            const Index take = next_take(left, unit == lanes ? 1 : 2);
+            const Index take = next_take<T>(left);
             const char* ahead = reinterpret_cast<const char*>(strip);  // in cache: asks for nothing
             if (column == tile.column_begin && next_strip) {
                 ahead = reinterpret_cast<const char*>(next_strip);
@@ -216,7 +220,7 @@ void rank_update(const Slab<T>& slab, const Tile& tile, const Target<Scatter>& t
             } else {  // the last strip, at most half full
                 multiply_columns<strip_rows / 2>(static_cast<int>(take), slab, strip, target, row, column, ahead);
             }
-            column += take * unit;
+            column += take * kColumnUnit<T>;
             left -= take;
         }
     }

@@ -66,6 +66,15 @@ Index first_nonfinite(const Rows& rows, const double* weights, int threads, cons
     return found.load() == none ? -1 : found.load();
 }
 
+void errors(const Rows& rows, double* out, int threads, const Isa& isa) {
+    with_kernels(rows, isa, [&](const auto& kernels, auto zero) {
+        using T = decltype(zero);
+        for_jobs<T>(rows, 0, threads, kernels.panel, [&](Index first, Index count, RowScratch<T>& scratch, double*) {
+            kernels.errors(rows, first, count, out + first * rows.row_outputs(), scratch);
+        });
+    });
+}
+
 void norms(const Rows& rows, double* out, int threads, const Isa& isa) {
     with_kernels(rows, isa, [&](const auto& kernels, auto zero) {
         using T = decltype(zero);

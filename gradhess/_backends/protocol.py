@@ -60,7 +60,8 @@ class Rows:
 
     X: AnyArray
     """(n, d), any real dtype, any strides, never written to."""
-    kind: Literal["dense", "gradient", "hessian"] = "dense"
+    kind: Literal["dense", "gradient", "hessian", "structured"] = "dense"
+    """``"structured"``: a subclass in ``structured_rows``, which says itself what its rows are."""
     unit_column: bool = False
     loss: LossSpec | None = None
     y: AnyArray | None = None
@@ -95,16 +96,30 @@ class Rows:
 
     def slice(self, start: int, stop: int) -> Rows:
         """Rows ``start`` to ``stop`` as views."""
+        return self.take(slice(start, stop))
+
+    def take(self, which: Any) -> Rows:
+        """The rows that an index of the first axis picks: views for a slice, copies for a mask."""
         return Rows(
-            self.X[start:stop],
+            self.X[which],
             self.kind,
             self.unit_column,
             self.loss,
-            None if self.y is None else self.y[start:stop],
+            None if self.y is None else self.y[which],
             self.coef,
             self.intercept,
-            None if self.loss_weight is None else self.loss_weight[start:stop],
+            None if self.loss_weight is None else self.loss_weight[which],
         )
+
+    def nonfinite_entry(self, index: int, row: int) -> str | None:
+        """What of the data of row ``index`` is not finite, for people who know it as ``row``; None if all is."""
+        finite = np.isfinite(self.X[index])
+        if not finite.all():
+            column = int(np.argmin(finite))
+            return f"X[{row}, {column}] is {self.X[index, column]}"
+        if self.y is not None and not np.isfinite(self.y[index]):
+            return f"y[{row}] is {self.y[index]}"
+        return None
 
 
 # Positions in MomentState.scalars and MomentState.counts, shared with csrc/cpu/job.hpp.
@@ -212,6 +227,21 @@ class NonFiniteRow(Exception):
         self.index = index
 
 
+@dataclass(frozen=True, slots=True)
+class PairWeights:
+    """The weights ``s_pq`` (n,) of the blocks of an outer-row Gram matrix, for n rows and every pair of outputs.
+
+    ``s_pq = c e_p e_q`` where not ``curvature`` (rows ``e (x) a``), else ``s_pq = c e_p (delta_pq - e_q)``: the Hessian
+    of a softmax loss with probabilities e.
+    """
+
+    errors: Float64Array
+    """(n, k), C-contiguous: e."""
+    row_weight: Float64Array | None = None
+    """(n,): c, ones where None."""
+    curvature: bool = False
+
+
 class Backend(Protocol):
     """The table of operations. One implementation each for cpu, numba and reference.
 
@@ -250,6 +280,9 @@ class Backend(Protocol):
     def first_nonfinite(self, rows: Rows, weights: Float64Array | None, *, threads: int) -> int:
         """Index of the first row (or weight) that is not finite, or -1."""
 
+    def errors(self, rows: Rows, *, threads: int) -> Float64Array:
+        """(n, k): ``c_i l'(eta_i, y_i)`` of gradient rows, before it is rounded to the compute type."""
+
     def norms(self, rows: Rows, *, threads: int) -> Float64Array:
         """(n,): Euclidean norms of the rows, in float64."""
 
@@ -264,3 +297,23 @@ class Backend(Protocol):
 
     def gram_matvec(self, rows: Rows, vectors: Float64Array, *, threads: int) -> Float64Array:
         """``G.T @ (G @ vectors)`` for C-contiguous (p, m): (p, m), from one read of ``X``."""
+
+    def outer_gram(
+        self,
+        A: AnyArray,
+        pairs: PairWeights,
+        unit_column: bool,
+        out: AnyArray,
+        *,
+        begin: bool,
+        end: bool,
+        threads: int,
+    ) -> None:
+        """Add ``A~^T diag(s_pq) A~`` to block (p, q) of ``out``, for all pairs of outputs.
+
+        ``A`` (n, m) is C-contiguous, float32 or float64; A~ is A, with a column of ones at its end if
+        ``unit_column``; ``out`` is (k w, k w) with w the columns of A~. The blocks are symmetric in both senses, so a
+        quarter of the product is computed. A matrix comes in pieces of whole slabs (but for the last piece): ``begin``
+        says that this is the first, and ``out`` holds rubbish; ``end`` that it is the last, and leaves ``out``
+        complete and symmetric. In between only the backend knows what ``out`` holds.
+        """

@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from gradhess._backends.protocol import Backend
+from gradhess._backends.structured_backend import StructuredBackend
 from gradhess._config import VERSION
 from gradhess.errors import BackendError, InputError, InputTypeError
 
@@ -57,8 +58,8 @@ def get(name: str) -> Backend:
         except (ImportError, BackendError) as error:
             _reasons[name] = str(error) or type(error).__name__
         else:
-            _loaded[name] = loaded
-            return loaded
+            _loaded[name] = StructuredBackend(loaded)
+            return _loaded[name]
     raise BackendError(f"backend {name!r} is not available: {_reasons[name]}")
 
 

@@ -14,8 +14,9 @@ from gradhess import _validation as check
 from gradhess._arrays import NUMPY, give_back, library_of
 from gradhess._backends import registry
 from gradhess._backends.protocol import FLOAT64, LOSS, AnyArray, Float64Array, MomentState, Rows
-from gradhess._gradients import passes
+from gradhess._gradients import dual, passes
 from gradhess.errors import InputError, InputTypeError
+from gradhess.sketches import Sketch
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
@@ -175,6 +176,38 @@ class Gradients:
         out = self._summed_over_rows(part, vectors.shape[1])
         return give_back(out if np.ndim(v) > 1 else out[:, 0], self.library)
 
+    def cogram(self) -> Any:
+        """``G G^T`` (n, n), symmetric, float64: the dual Gram matrix, or empirical neural tangent kernel.
+
+        Divided by nothing. Its non-zero eigenvalues are those of ``gram()``; it is the smaller of the two where
+        n < p.
+
+        Raises
+        ------
+        ResultTooLargeError
+            The result would not fit in memory; nothing was allocated.
+        """
+        return give_back(dual.cogram(self.rows), self.library)
+
+    def project(self, R: Any) -> Any:
+        """``G R`` (n, m), float64, for a random R (p, m) that is never stored, or for a given one.
+
+        Parameters
+        ----------
+        R : Sketch, or array_like of shape (p, m)
+            ``gradhess.sketches.gaussian(m, seed)``, ``rademacher`` or ``sjlt``. Products of rows are kept on
+            average: ``E[(G R)(G R)^T] = G G^T``. The same seed gives the same R for every batch with p parameters.
+            R is made and used a few MiB at a time.
+
+        Raises
+        ------
+        InputError
+            An array of another height than p.
+        """
+        if not isinstance(R, Sketch):
+            return self.matvec(R)
+        return give_back(dual.project(self.rows, R), self.library)
+
     def toarray(self) -> Any:
         """G itself, (n, p), of type ``dtype``: for tests and small data.
 
@@ -270,8 +303,8 @@ def as_gradients(G: Any) -> Gradients:
     -------
     Gradients
         With ``shape``, ``dtype``, ``sum``, ``mean``, ``gram``, ``covariance``, ``diagonal``, ``norms``, ``matvec``,
-        ``rmatvec``, ``gram_matvec``, ``toarray``, ``as_linear_operator``. ``loss`` and ``hessian`` are errors: an
-        array has none.
+        ``rmatvec``, ``gram_matvec``, ``cogram``, ``project``, ``toarray``, ``as_linear_operator``. ``loss`` and
+        ``hessian`` are errors: an array has none.
 
     Raises
     ------

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy.typing as npt
+
 from gradhess import _memory
 from gradhess import _validation as check
 from gradhess._arrays import give_back, library_of
 from gradhess._backends.protocol import FLOAT64, Rows
-from gradhess._gradients import passes, softmax_hessian
+from gradhess._gradients import outer_gram, passes, softmax
 from gradhess._gradients.base import Gradients, scatter_of
 from gradhess.errors import InputError
 from gradhess.losses import Loss
@@ -21,6 +23,14 @@ class GlmGradients(Gradients):
     def __init__(self, rows: Rows, library: str, loss: Loss) -> None:
         super().__init__(rows, library)
         self._loss_function = loss
+
+    def gram(self, *, dtype: npt.DTypeLike = "float64") -> Any:
+        rows = self.rows
+        if self._loss_function.name != "softmax" or not outer_gram.pays(
+            rows.n_outputs, rows.n_parameters // rows.n_outputs, fused=True
+        ):
+            return super().gram(dtype=dtype)
+        return give_back(softmax.gram(rows, dtype), self.library)
 
     def loss(self) -> float:
         """``sum_i c_i l(eta_i, y_i)``: the summed loss, divided by nothing.
@@ -53,7 +63,7 @@ class GlmGradients(Gradients):
                 "this custom loss has no second derivative; pass second= to gradhess.losses.custom"
             )
         if self.rows.n_outputs > 1 or self._loss_function.name == "softmax":
-            return give_back(softmax_hessian.hessian(self.rows), self.library)
+            return give_back(softmax.hessian(self.rows), self.library)
         _memory.require_matrix(self.n_parameters, "a Hessian", FLOAT64)
         state = passes.moments(replace(self.rows, kind="hessian"), "full", scale=1.0)
         return give_back(scatter_of(state), self.library)

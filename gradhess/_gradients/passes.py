@@ -132,11 +132,9 @@ def nonfinite_error(
 ) -> NonFiniteError:
     """What is wrong with row ``index`` of ``rows``, which is row ``first_row + index`` of the caller's arrays."""
     row = first_row + index
-    column = first_false(np.isfinite(rows.X[index]))
-    if column >= 0:
-        what = f"X[{row}, {column}] is {rows.X[index, column]}"
-    elif rows.y is not None and not np.isfinite(rows.y[index]):
-        what = f"y[{row}] is {rows.y[index]}"
+    what = rows.nonfinite_entry(index, row)
+    if what is not None:
+        pass
     elif weights is not None and not np.isfinite(weights[index]):
         what = f"{weights_name}[{row}] is {weights[index]}"
     elif rows.loss_weight is not None and not np.isfinite(rows.loss_weight[index]):

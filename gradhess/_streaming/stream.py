@@ -76,12 +76,7 @@ class Chunk:
 
     def take(self, keep: Any) -> Chunk:
         """The rows where ``keep`` is true, as copies."""
-        rows = replace(
-            self.rows,
-            X=self.rows.X[keep],
-            y=None if self.rows.y is None else self.rows.y[keep],
-            loss_weight=None if self.rows.loss_weight is None else self.rows.loss_weight[keep],
-        )
+        rows = self.rows.take(keep)
         return Chunk(rows, None if self.weights is None else self.weights[keep], self.first_row)
 
     def nonfinite(self, index: int) -> NonFiniteError:

@@ -1,5 +1,14 @@
-"""PyTorch: what needs a model, handed down as plain arrays. Imported on demand; needs ``torch``."""
+"""Gradients, covariances and curvature of PyTorch models. Imported on demand; needs PyTorch."""
 
+from gradhess.torch._collector import GradientCollector
 from gradhess.torch._curvature import layer_curvature, layer_samples
+from gradhess.torch._stream import BlockCovariance, KroneckerCovariance, covariance
 
-__all__ = ["layer_curvature", "layer_samples"]
+__all__ = [
+    "BlockCovariance",
+    "GradientCollector",
+    "KroneckerCovariance",
+    "covariance",
+    "layer_curvature",
+    "layer_samples",
+]
