@@ -56,9 +56,9 @@ def estimate_memory(d: int, structure: str = "full", dtype: npt.DTypeLike = "flo
     Returns
     -------
     int
-        The state (the (d, d) or (d,) sums, those of the open block up to 256 columns, and a few vectors), the copy
+        The state (the (d, d) or (d,) sums, those of the open block up to 512 columns, and a few vectors), the copy
         that a result is finished in, which becomes the result, and the rows that do not fill a slab yet. Not counted:
-        your data, the workspace of the threads (4 MiB each at most, and above 256 columns ``2048 d`` once), and an
+        your data, the workspace of the threads (4 MiB each at most, and above 512 columns ``2048 d`` once), and an
         eigendecomposition (``eigh``, ``precision_``: about ``24 d^2`` bytes more).
 
     Raises

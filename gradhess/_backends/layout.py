@@ -25,8 +25,8 @@ BLOCK_ROWS: Final = 4096
 
 _NARROW_SLAB_BYTES: Final = 4 << 20
 
-BLOCK_BUFFER_MAX_PARAMETERS: Final = 256
-"""Up to here a block has a scatter matrix of its own, which fits a core's L2 cache, and blocks are summed in
+BLOCK_BUFFER_MAX_PARAMETERS: Final = 512
+"""Up to here a block has a scatter matrix of its own, of at most 2 MiB, and blocks are summed in
 parallel. Above it, slabs are added straight to the total and the tiles of one slab are shared among the threads."""
 
 
