@@ -62,7 +62,7 @@ struct Rows {
     Loss loss = Loss::none;
     double parameter = 0.0;
     CustomLoss custom;
-    const void* y = nullptr;            // (samples,) of y_dtype: f64 or f32
+    const void* y = nullptr;  // (samples,) of y_dtype: f64 or f32
     DType y_dtype = DType::f64;
     const double* coef = nullptr;       // (outputs, features)
     const double* intercept = nullptr;  // (outputs,) or null

@@ -1,8 +1,7 @@
 // Slabs of narrow rows: all three stages in one loop, while the lower triangle of Z^T Z sits in registers.
 //
-// A piece of the slab is packed, in a place that never leaves the L1 cache, summed, and multiplied into at most two strips
-// of sums. The same operations in the same order as prepare, centre_and_sum and rank_update, so the same
-// bits.
+// A piece of the slab is packed, in a place that never leaves the L1 cache, summed, and multiplied into at most two
+// strips of sums. The same operations in the same order as prepare, centre_and_sum and rank_update, so the same bits.
 #pragma once
 
 #include "rank_update.hpp"

@@ -85,6 +85,25 @@ GRADHESS_INLINE void convert_row(const char* from, Index count, T* out) {
     }
 }
 
+// Contiguous columns into rows, by way of square tiles that stay in the L1 cache: both memories are touched in pieces
+// of a cache line or more.
+template <class T, class Source>
+inline void transpose_columns(const char* columns, Index column_stride, Index count, Index d, T* out) {
+    constexpr Index side = 16;
+    alignas(64) T tile[side][side];
+    for (Index j0 = 0; j0 < d; j0 += side) {
+        const Index width = d - j0 < side ? d - j0 : side;
+        for (Index i0 = 0; i0 < count; i0 += side) {
+            const Index height = count - i0 < side ? count - i0 : side;
+            for (Index j = 0; j < width; ++j)
+                convert_row<T, Source>(columns + (j0 + j) * column_stride + i0 * static_cast<Index>(sizeof(Source)),
+                                       height, tile[j]);
+            for (Index i = 0; i < height; ++i)
+                for (Index j = 0; j < width; ++j) out[(i0 + i) * d + j0 + j] = tile[j][i];
+        }
+    }
+}
+
 template <class T, class Source>
 inline void gather_as(const Rows& rows, Index first, Index count, T* out) {
     const Index d = rows.features;
@@ -95,14 +114,17 @@ inline void gather_as(const Rows& rows, Index first, Index count, T* out) {
         return convert<T>(rows.swapped ? swap_bytes(value) : value);
     };
     if (rows.column_stride == sizeof(Source) && !rows.swapped) {
-        for (Index i = 0; i < count; ++i)
-            convert_row<T, Source>(base + (first + i) * rows.row_stride, d, out + i * d);
+        for (Index i = 0; i < count; ++i) convert_row<T, Source>(base + (first + i) * rows.row_stride, d, out + i * d);
         return;
     }
     // Columns outside where they are the contiguous direction, so that each cache line is read once.
     const Index row_step = rows.row_stride < 0 ? -rows.row_stride : rows.row_stride;
     const Index column_step = rows.column_stride < 0 ? -rows.column_stride : rows.column_stride;
     if (column_step > row_step) {
+        if (rows.row_stride == sizeof(Source) && !rows.swapped) {
+            transpose_columns<T, Source>(base + first * rows.row_stride, rows.column_stride, count, d, out);
+            return;
+        }
         for (Index j = 0; j < d; ++j)
             for (Index i = 0; i < count; ++i) out[i * d + j] = element(i, j);
     } else {
@@ -306,8 +328,8 @@ GRADHESS_INLINE T* tree_at(const Slab<T>& slab, Index row) {
     return slab.trees + row / kTreeRows * slab.n_panels * kPanel<T>;
 }
 
-// What becomes of a row on its way into the slab: (x_i, 1 where `unit`) * factor[i] - shift; no factor and no shift where
-// they are null.
+// What becomes of a row on its way into the slab: (x_i, 1 where `unit`) * factor[i] - shift; no factor and no shift
+// where they are null.
 template <class T>
 struct Packing {
     const T* x = nullptr;
@@ -344,7 +366,8 @@ GRADHESS_INLINE void pack_eight(const Packing<T>& packing, Index i, Slab<T>& sla
             }
             if (!slab.trees) continue;
             if (packing.weight) {
-                for (int r = 0; r < kTreeRows; ++r) entry[r] = rounded(entry[r] * broadcast(static_cast<T>(packing.weight[i + r])));
+                for (int r = 0; r < kTreeRows; ++r)
+                    entry[r] = rounded(entry[r] * broadcast(static_cast<T>(packing.weight[i + r])));
             }
             store(tree_at(slab, row) + p * panel + v,
                   ((entry[0] + entry[1]) + (entry[2] + entry[3])) + ((entry[4] + entry[5]) + (entry[6] + entry[7])));
@@ -378,8 +401,7 @@ inline void pack_rest(const Packing<T>& packing, Index i, Index count, Index beg
         for (int v = 0; v < panel; v += lanes) {
             if (SHIFTED) {
                 const V by = load<V>(packing.shift + p * panel + v);
-                for (Index r = 0; r < count; ++r)
-                    store(out + r * panel + v, load<V>(out + r * panel + v) - by);
+                for (Index r = 0; r < count; ++r) store(out + r * panel + v, load<V>(out + r * panel + v) - by);
             }
             if (!slab.trees) continue;
             V entry[kTreeRows] = {};
@@ -447,8 +469,8 @@ inline void loss_terms(const Rows& rows, const RowView<T>& x, Index first, Index
     for (Index i = 0; i < n; ++i) scratch.factor[i] = static_cast<T>(scratch.slope[i]);
 }
 
-// Packs rows [begin, end) of the slab whose first row is `first`; their weights and losses go into the slab, and sums of
-// eight rows into slab.trees where it is given. `shift` (padded) is subtracted where it is given.
+// Packs rows [begin, end) of the slab whose first row is `first`; their weights and losses go into the slab, and sums
+// of eight rows into slab.trees where it is given. `shift` (padded) is subtracted where it is given.
 template <class T>
 void prepare(const Rows& rows, const double* weights, Index first, Index begin, Index end, const double* shift,
              Slab<T>& slab, RowScratch<T>& scratch) {

@@ -65,7 +65,8 @@ struct TileSums {
     Vector<T> whole[ROWS][n_vectors] = {};
     HalfVector<T> half[n_halves] = {};
 
-    // Adds the products of one row of the slab: entries strip[0], strip[1], ... with the vectors at columns[v] + offset.
+    // Adds the products of one row of the slab: entries strip[0], strip[1], ... with the vectors at columns[v] +
+    // offset.
     GRADHESS_INLINE void add_products(const T* strip, const T* const* column, Index offset) {
         Vector<T> b[n_vectors];
         HalfVector<T> half_b = {};

@@ -58,8 +58,8 @@ GRADHESS_INLINE void subtract_shift(const Slab<T>& slab, T* panel_data, const do
 }
 
 // Column sums of panels [begin, end) into sum (padded to whole panels): from slab.trees where they are given. Otherwise
-// `shift` is subtracted first where there is one; and where `divisor` is not zero, it is found before that: the weighted
-// column sum over `divisor`, rounded to T.
+// `shift` is subtracted first where there is one; and where `divisor` is not zero, it is found before that: the
+// weighted column sum over `divisor`, rounded to T.
 template <class T>
 void centre_and_sum(Slab<T>& slab, Index begin, Index end, double divisor, double* shift, double* sum) {
     constexpr int panel = kPanel<T>;
@@ -85,8 +85,7 @@ void centre_and_sum(Slab<T>& slab, Index begin, Index end, double divisor, doubl
 // Column sums that cannot overflow in T, of panels that are centred already.
 template <class T>
 void sum_wide(const Slab<T>& slab, Index begin, Index end, double* sum) {
-    for (Index p = begin; p < end; ++p)
-        sum_in_double(slab, slab.panels + p * slab.panel_stride, sum + p * kPanel<T>);
+    for (Index p = begin; p < end; ++p) sum_in_double(slab, slab.panels + p * slab.panel_stride, sum + p * kPanel<T>);
 }
 
 // diagonal[column] += sum over rows of weight * value^2, for panels [begin, end), in four interleaved chains.

@@ -25,15 +25,15 @@ struct Slab {
 // Memory of one thread for the stages that touch rows and strips.
 template <class T>
 struct RowScratch {
-    T* gathered = nullptr;    // (group, features): rows of another dtype or stride
-    T* outer = nullptr;       // (8, parameters rounded up to a panel): rows of an outer product
+    T* gathered = nullptr;     // (group, features): rows of another dtype or stride
+    T* outer = nullptr;        // (8, parameters rounded up to a panel): rows of an outer product
     double* target = nullptr;  // (group,): labels of another dtype than double
-    double* eta = nullptr;    // (group, outputs)
-    double* slope = nullptr;  // (group, outputs)
-    T* factor = nullptr;      // (group, outputs): slope in the compute type
-    double* value = nullptr;  // (group,)
-    T* shift = nullptr;       // (parameters rounded up to a panel,): a provisional shift
-    T* strip = nullptr;       // one panel: a weighted copy of the broadcast operand
+    double* eta = nullptr;     // (group, outputs)
+    double* slope = nullptr;   // (group, outputs)
+    T* factor = nullptr;       // (group, outputs): slope in the compute type
+    double* value = nullptr;   // (group,)
+    T* shift = nullptr;        // (parameters rounded up to a panel,): a provisional shift
+    T* strip = nullptr;        // one panel: a weighted copy of the broadcast operand
     Index group = 0;
     // Rows that will be read next, [ahead, ahead_end): asked for while the multiply kernel runs.
     const char* ahead = nullptr;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "arena.hpp"
 #include "kernel_table.hpp"
@@ -11,7 +12,9 @@ namespace gradhess::cpu {
 inline Index round_up(Index value, Index multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 // Rows whose features are read twice in a row, so that the second read finds them in cache.
+// Where columns are the contiguous direction, a group is a slab: of each column one long piece is read.
 inline Index group_rows(const Rows& rows) {
+    if (std::abs(rows.column_stride) > std::abs(rows.row_stride)) return 256;
     const Index wanted = tuning::kGroupBytes / std::max<Index>(1, rows.features * 8);
     return std::clamp<Index>(wanted / tuning::kGroupRowsMin * tuning::kGroupRowsMin, tuning::kGroupRowsMin, 256);
 }
