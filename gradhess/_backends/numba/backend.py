@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from gradhess._backends.numba import accumulate, moments, row_products, scatter_kernels, workers
+import numpy as np
+import numpy.typing as npt
+
+from gradhess._backends.numba import (
+    accumulate,
+    moments,
+    pair_kernels,
+    row_products,
+    scatter_kernels,
+    workers,
+)
 from gradhess._backends.numba.row_source import readonly
 from gradhess._backends.protocol import AnyArray, Float64Array, MomentState, Rows
 
@@ -49,3 +59,14 @@ class NumbaBackend:
 
     def gram_matvec(self, rows: Rows, vectors: Float64Array, *, threads: int) -> Float64Array:
         return row_products.gram_matvec(rows, vectors, threads)
+
+    def pair_dependence(
+        self,
+        labels: npt.NDArray[np.uint8],
+        q: int,
+        input_weights: Float64Array,
+        target_weights: Float64Array | None,
+        *,
+        threads: int,
+    ) -> Float64Array:
+        return pair_kernels.pair_dependence(labels, q, input_weights, target_weights, threads)
