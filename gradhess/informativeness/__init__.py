@@ -3,7 +3,7 @@
 Source: Takhanov, *The informativeness of the gradient revisited*, Neural Networks 2025, arXiv 2505.22158.
 """
 
-from gradhess.informativeness import lwe, models
+from gradhess.informativeness import experiments, lwe, models
 from gradhess.informativeness._bounds import Bound, bound, largest_residual
 from gradhess.informativeness._collision import (
     collision_entropy,
@@ -15,6 +15,8 @@ from gradhess.informativeness._estimate import EntropyEstimate, Estimate, Inform
 from gradhess.informativeness._exact import Informativeness, exact_informativeness, second_moment_norm
 from gradhess.informativeness._families import high_frequency, parities
 from gradhess.informativeness._inputs import Inputs
+from gradhess.informativeness._montecarlo import estimate_informativeness
+from gradhess.informativeness._report import Report, analyze
 from gradhess.informativeness._targets import TargetClass
 
 __all__ = [
@@ -24,11 +26,15 @@ __all__ = [
     "Informativeness",
     "InformativenessEstimate",
     "Inputs",
+    "Report",
     "TargetClass",
+    "analyze",
     "bound",
     "collision_entropy",
     "collision_entropy_from_samples",
+    "estimate_informativeness",
     "exact_informativeness",
+    "experiments",
     "gaussian_collision_entropy",
     "high_frequency",
     "largest_residual",

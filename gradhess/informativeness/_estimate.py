@@ -66,7 +66,8 @@ class InformativenessEstimate(Estimate):
     stderr : float
         Over the draws of targets and of inputs.
     naive : float
-        The sample variance of the targets' gradients. Biased upwards, by about ``noise / n_inputs``.
+        The sample variance of the targets' gradients. Biased upwards by the noise of the inputs, at most by about
+        ``noise / n_inputs``.
     noise : float
         ``E_h tr Cov_x`` of one sample's gradient, unbiased: what a batch of B inputs divides by B.
     n_targets, n_inputs : int
