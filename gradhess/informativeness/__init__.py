@@ -3,7 +3,7 @@
 Source: Takhanov, *The informativeness of the gradient revisited*, Neural Networks 2025, arXiv 2505.22158.
 """
 
-from gradhess.informativeness import experiments, lwe, models
+from gradhess.informativeness import experiments, figures, lwe, models
 from gradhess.informativeness._bounds import Bound, bound, largest_residual
 from gradhess.informativeness._collision import (
     collision_entropy,
@@ -35,6 +35,7 @@ __all__ = [
     "estimate_informativeness",
     "exact_informativeness",
     "experiments",
+    "figures",
     "gaussian_collision_entropy",
     "high_frequency",
     "largest_residual",
