@@ -115,6 +115,18 @@ def test_a_class_of_one_function_has_no_variance():
     assert found.noise > 0
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_one_member_may_hold_most_of_the_variance(seed):
+    """What docs/informativeness.md warns of: a standard error knows of the members that were drawn."""
+    secrets, points = inf.lwe.secrets(6, Q, "ternary", 3), inf.lwe.inputs(6, Q).points
+    model = TanhNetwork(6, 16, rng=seed)
+    R = model.predict(points)[:, None] - inf.lwe.targets(secrets, Q).targets(points)
+    gradients = R.T @ model.jacobian(points) / len(points)
+    parts = ((gradients - gradients.mean(axis=0)) ** 2).sum(axis=1)
+    assert len(secrets) == 233
+    assert 0.62 < parts[~secrets.any(axis=1)].sum() / parts.sum() < 0.7
+
+
 def test_targets_are_drawn_by_their_weights():
     weights = np.linspace(1, 5, len(TARGET))
     weighted = inf.lwe.targets(TARGET.members, Q, weights=weights)

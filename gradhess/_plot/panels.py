@@ -37,7 +37,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Series that share axes; ``levels`` are horizontal lines with their names at the right end."""
+    """Series that share axes; ``levels`` are horizontal lines with their names at the left end."""
 
     series: Sequence[Series]
     x: str
@@ -84,11 +84,10 @@ def _draw(axes: Axes, panel: Panel) -> None:
         axes.axhline(level, color=look.MUTED, linewidth=1.0, linestyle=":")
         axes.annotate(
             name,
-            (1.0, level),
+            (0.0, level),
             xycoords=("axes fraction", "data"),
-            xytext=(-3, 3),
+            xytext=(5, 3),
             textcoords="offset points",
-            ha="right",
             fontsize=look.TEXT_SIZE - 1,
             color=look.MUTED,
         )

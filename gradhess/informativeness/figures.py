@@ -14,14 +14,14 @@ __all__ = ["draw_dependence", "draw_entropy", "draw_frequency", "draw_lwe"]
 
 
 def _dependence_panel(points: Sequence[Dependence], heading: str | None = None) -> Panel:
-    """Classes as points, and for each input range its regression line."""
+    """Classes as points, and for each input range {0, ..., a - 1}^n its regression line."""
     series = []
     lines = {line.a: line for line in regression_lines(points)}
     for position, a in enumerate(sorted({point.a for point in points})):
         chosen = [point for point in points if point.a == a]
         x = np.log([point.n_secrets for point in chosen])
         y = -np.log([point.epsilon for point in chosen])
-        label = f"inputs below {a}"
+        label = f"a = {a}"
         if a in lines:
             label += f", slope {lines[a].slope:.2f}"
             ends = np.array([x.min(), x.max()])
@@ -32,7 +32,7 @@ def _dependence_panel(points: Sequence[Dependence], heading: str | None = None) 
         series,
         "log of the number of secrets",
         "- log of the dependence",
-        legend="upper left",
+        legend="lower right",
         heading=heading,
     )
 
@@ -71,7 +71,7 @@ def draw_entropy(sweep: Sequence[Entropy], path: Path, *, title: str) -> None:
 
 
 def draw_frequency(sweep: Sequence[Frequency], errors: Mapping[int, Sequence[float]], path: Path) -> None:
-    """Variance over A and, where networks were trained, their final errors (mean and standard deviation)."""
+    """Variance over A and, where networks were trained, their final errors."""
     shown = [point for point in sweep if point.variance > 0]  # one function alone has none
     tops = np.array([point.A for point in shown])
     variances = np.array([point.variance for point in shown])
@@ -88,12 +88,24 @@ def draw_frequency(sweep: Sequence[Frequency], errors: Mapping[int, Sequence[flo
         )
     ]
     if errors:
-        mean = [float(np.mean(values)) for values in errors.values()]
-        spread = [float(np.std(values, ddof=1)) if len(values) > 1 else 0.0 for values in errors.values()]
-        trained = Series(None, list(errors), mean, spread, colour=2)
-        level = ("variance of the target, 1/12", 1 / 12)
+        runs = [(top, value) for top, values in errors.items() for value in values]
+        each = Series("runs", [top for top, _ in runs], [value for _, value in runs], kind="points", colour=2)
+        mean = Series(
+            "mean",
+            list(errors),
+            [float(np.mean(values)) for values in errors.values()],
+            kind="line",
+            colour=2,
+        )
         panels.append(
-            Panel([trained], "A (frequencies below it)", "final mean squared error", x_log=True, levels=[level],
-                  y_range=(0.0, 0.1))
-        )  # fmt: skip
+            Panel(
+                [each, mean],
+                "A (frequencies below it)",
+                "final mean squared error",
+                x_log=True,
+                levels=[("variance of the target, 1/12", 1 / 12)],
+                legend="lower right",
+                y_range=(0.0, 0.1),
+            )
+        )
     draw_panels(panels, path, title="waves of high frequency")
