@@ -12,7 +12,23 @@ nox.options.sessions = ["checks", "tests"]
 nox.options.error_on_missing_interpreters = True
 
 ROOT = Path(__file__).parent
-TORCH_TESTS = ["tests/test_arrays_torch.py", "tests/test_curvature_torch.py", "tests/test_torch_layers.py"]
+TORCH_TESTS = [
+    "tests/test_arrays_torch.py",
+    "tests/test_curvature_torch.py",
+    "tests/test_docs_informativeness.py",
+    "tests/test_torch_layers.py",
+    "tests/test_torch_models.py",
+]
+TORCH_PEERS = [
+    "backpack-for-pytorch",
+    "curvlinops-for-pytorch>=3.0",
+    "einconv",
+    "einops",
+    "linear_operator",
+    "opt-einsum",
+    "tqdm",
+    "unfoldNd",
+]
 NO_BUILD = {"GRADHESS_COMPILED": "off"}
 PACKAGE_FOLDER = "import gradhess, pathlib; print(pathlib.Path(gradhess.__file__).parents[1])"
 IMPORT_CHECK = "import gradhess; gradhess.show_config()"
@@ -43,10 +59,10 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def torch(session: nox.Session) -> None:
     """The tests that take arrays or models from PyTorch, and those against libraries that are made for it."""
-    session.install("torch==2.13.0", "curvlinops-for-pytorch>=3.0")
+    session.install("torch==2.13.0")
     session.install(".[test]")
-    # A peer that one test compares with; where it will not install, that test says so and is skipped.
-    session.install("backpack-for-pytorch", success_codes=[0, 1])
+    # Peers that single tests compare with, for the PyTorch that is here; where one will not install, its tests say so.
+    session.install("--no-deps", *TORCH_PEERS, success_codes=[0, 1])
     session.run("pytest", *TORCH_TESTS, *session.posargs)
 
 

@@ -1,4 +1,4 @@
-"""float16 and bfloat16 are widened to float32 on the way, which is exact: the same bits as float32 of the same values."""
+"""float16 and bfloat16 are widened to float32 on the way, which is exact: the same bits as float32."""
 
 from __future__ import annotations
 

@@ -129,7 +129,9 @@ def test_the_kernels_allocate_no_workspace(counter, n, d, chunk, settings):
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize(("n", "d"), [(50_000, 40), (20_000, 256), (20_000, 512), (5_000, 600), (2_000, 3_000)])
+@pytest.mark.parametrize(
+    ("n", "d"), [(50_000, 40), (20_000, 256), (20_000, 512), (5_000, 600), (2_000, 3_000)]
+)
 def test_the_peak_is_the_estimate_and_a_workspace(n, d, dtype):
     """docs/numerics.md: 4 MiB for each thread, and one packed slab for all of them above 512 columns."""
     import gradhess as gh

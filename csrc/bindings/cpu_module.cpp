@@ -9,6 +9,7 @@
 
 #include "../cpu/accumulate.hpp"
 #include "../cpu/dispatch.hpp"
+#include "../cpu/pairs.hpp"
 #include "../cpu/rowwise.hpp"
 #include "../cpu/totals.hpp"
 #include "outer_gram.hpp"
@@ -177,6 +178,26 @@ py::array_t<double> multiply_transposed(const RowsHandle& handle, const Optional
     return out;
 }
 
+py::array_t<double> pair_dependence(const py::array& labels, int q, const py::array& input_weights,
+                                    const OptionalArray& target_weights, int threads, std::size_t isa) {
+    cpu::PairJob job;
+    job.targets = labels.shape(0);
+    job.inputs = labels.shape(1);
+    job.q = q;
+    job.input_weights = static_cast<const double*>(input_weights.data());
+    job.target_weights = doubles(target_weights);
+    const auto* from = static_cast<const std::uint8_t*>(labels.data());
+    py::array_t<double> sums(job.inputs);
+    double* to = sums.mutable_data();
+    bool done = false;
+    {
+        py::gil_scoped_release release;
+        done = cpu::pair_dependence(from, job, to, threads, {signal_came, nullptr}, isa_at(isa));
+    }
+    if (!done) throw py::error_already_set();
+    return sums;
+}
+
 py::tuple isa_names() {
     py::list names;
     for (const cpu::Isa* isa : cpu::supported_isas()) names.append(isa->name);
@@ -217,6 +238,7 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
     m.def("multiply", &multiply);
     m.def("multiply_transposed", &multiply_transposed);
     m.def("outer_gram", &gradhess::bindings::outer_gram);
+    m.def("pair_dependence", &pair_dependence);
     m.def("isa_names", &isa_names);
     m.def("compiler", [] { return std::string(__VERSION__); });
     m.def("probe_fma_peak", [](bool single, int threads, double seconds, std::size_t isa) {

@@ -1,6 +1,7 @@
 // Dispatch is data: what one instruction set offers, as a table that can be inspected and forced.
 #pragma once
 
+#include "pair_job.hpp"
 #include "slab.hpp"
 
 namespace gradhess::cpu {
@@ -44,6 +45,10 @@ struct Isa {
     const char* name;
     Kernels<double> f64;
     Kernels<float> f32;
+    // Dependence of one input on each of a block of kPairLanes inputs: out (kPairLanes,). The block is (targets,
+    // kPairLanes), of wider integers where targets have weights.
+    void (*pair_dependence)(const PairJob&, const PairRow&, const std::uint8_t* block, double* out);
+    void (*weighted_pair_dependence)(const PairJob&, const PairRow&, const std::int64_t* block, double* out);
     // Multiply-adds from registers alone, for `rounds` rounds: returns the FLOP done. For the benchmarks' ceiling.
     double (*spin_f64)(Index rounds);
     double (*spin_f32)(Index rounds);

@@ -2,6 +2,7 @@
 #include "kernel_table.hpp"
 #include "narrow.hpp"
 #include "outer.hpp"
+#include "pair_dependence.hpp"
 #include "probe.hpp"
 #include "row_products.hpp"
 
@@ -36,6 +37,8 @@ constexpr Kernels<T> make_kernels() {
 }
 
 extern const Isa kIsa;
-const Isa kIsa = {GRADHESS_ISA_NAME, make_kernels<double>(), make_kernels<float>(), spin<double>, spin<float>};
+const Isa kIsa = {GRADHESS_ISA_NAME, make_kernels<double>(),   make_kernels<float>(),
+                  pair_dependence,   weighted_pair_dependence, spin<double>,
+                  spin<float>};
 
 }  // namespace gradhess::cpu::GRADHESS_ISA

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from gradhess._backends import layout
 from gradhess._backends.custom_loss import require_second, vector_cfuncs
@@ -184,6 +185,17 @@ class CpuBackend:
         _cpu.outer_gram(
             A, unit_column, e, c, pairs.curvature, out, begin, end, layout.SLAB_ROWS, _team(threads), _isa
         )
+
+    def pair_dependence(
+        self,
+        labels: npt.NDArray[np.uint8],
+        q: int,
+        input_weights: Float64Array,
+        target_weights: Float64Array | None,
+        *,
+        threads: int,
+    ) -> Float64Array:
+        return _cpu.pair_dependence(labels, q, input_weights, target_weights, _team(threads), _isa)
 
 
 def _by_output(rows: Rows, vectors: Float64Array) -> tuple[Float64Array, Float64Array | None]:

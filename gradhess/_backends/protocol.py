@@ -317,3 +317,20 @@ class Backend(Protocol):
         says that this is the first, and ``out`` holds rubbish; ``end`` that it is the last, and leaves ``out``
         complete and symmetric. In between only the backend knows what ``out`` holds.
         """
+
+    def pair_dependence(
+        self,
+        labels: npt.NDArray[np.uint8],
+        q: int,
+        input_weights: Float64Array,
+        target_weights: Float64Array | None,
+        *,
+        threads: int,
+    ) -> Float64Array:
+        """(n_inputs,): ``sum_{x' > x} mu(x') eps(x, x')^2`` for every input x, with
+        ``eps(x, x') = sum_{y, y'} |P_h(h(x) = y, h(x') = y') - q^-2|``.
+
+        ``labels`` (n_targets, n_inputs) is C-contiguous and below q; ``input_weights`` mu is (n_inputs,), and
+        ``target_weights`` (n_targets,) has the sum one, or is None for equal ones; fewer than 2^31 targets. With None
+        the joint counts are integers, and ``eps`` is rounded once.
+        """

@@ -168,6 +168,26 @@ class ReferenceBackend:
         if end:
             self.symmetrize(out, 1.0, out, threads=threads)
 
+    def pair_dependence(
+        self,
+        labels: npt.NDArray[np.uint8],
+        q: int,
+        input_weights: Float64Array,
+        target_weights: Float64Array | None,
+        *,
+        threads: int,
+    ) -> Float64Array:
+        n_targets, n_inputs = labels.shape
+        is_label = labels[np.newaxis] == np.arange(q)[:, np.newaxis, np.newaxis]  # (q, n_targets, n_inputs)
+        shares = np.full(n_targets, 1.0 / n_targets) if target_weights is None else target_weights
+        sums = np.zeros(n_inputs)
+        for x in range(n_inputs - 1):
+            here = is_label[:, :, x] * shares
+            joint = np.tensordot(here, is_label[:, :, x + 1 :], axes=(1, 1))  # (q, q, inputs after x)
+            dependence = np.abs(joint - q**-2.0).sum(axis=(0, 1))
+            sums[x] = input_weights[x + 1 :] @ dependence**2
+        return sums
+
 
 def _slabs(rows: Rows, size: int = layout.SLAB_ROWS) -> Iterator[tuple[int, Rows]]:
     for start in range(0, rows.n_samples, size):

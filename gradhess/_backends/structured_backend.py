@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from gradhess._backends import layout
 from gradhess._backends.protocol import (
@@ -102,6 +103,17 @@ class StructuredBackend:
             return self.kernels.gram_matvec(rows, vectors, threads=threads)
         with np.errstate(all="ignore"):
             return rows.gram_matvec(vectors)
+
+    def pair_dependence(
+        self,
+        labels: npt.NDArray[np.uint8],
+        q: int,
+        input_weights: Float64Array,
+        target_weights: Float64Array | None,
+        *,
+        threads: int,
+    ) -> Float64Array:
+        return self.kernels.pair_dependence(labels, q, input_weights, target_weights, threads=threads)
 
     def outer_gram(
         self,

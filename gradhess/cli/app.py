@@ -10,6 +10,7 @@ import typer
 import gradhess
 from gradhess import losses
 from gradhess.cli import demo as flights
+from gradhess.cli import informativeness
 from gradhess.cli import options as option
 from gradhess.cli.job import Job
 from gradhess.cli.messages import readable_errors
@@ -24,6 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # which would take "[demo]" for markup
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(informativeness.app)
 
 
 def run() -> None:

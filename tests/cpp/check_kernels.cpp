@@ -101,6 +101,43 @@ int failures(const cpu::Isa& isa, const Problem& problem) {
     return bad;
 }
 
+// The dependence of input 0 on a block of inputs, against the histogram of each pair.
+int pair_failures(const cpu::Isa& isa, Index targets, int q, bool weighted) {
+    std::mt19937_64 random(static_cast<std::uint64_t>(targets + q));
+    std::vector<std::uint8_t> block(targets * cpu::kPairLanes);
+    for (auto& label : block) label = static_cast<std::uint8_t>(random() % q);
+    std::vector<double> weights(targets, 1.0 / static_cast<double>(targets));
+    if (weighted)
+        for (Index t = 0; t < targets; ++t) weights[t] *= 0.5 + static_cast<double>(2 * t) / (2.0 * targets);
+    std::vector<std::uint32_t> order, starts{0};
+    for (int y = 0; y < q; ++y) {
+        for (Index t = 0; t < targets; ++t)
+            if (block[t * cpu::kPairLanes] == y) order.push_back(static_cast<std::uint32_t>(t));
+        starts.push_back(static_cast<std::uint32_t>(order.size()));
+    }
+    cpu::PairJob job;
+    job.targets = targets;
+    job.q = q;
+    job.target_weights = weighted ? weights.data() : nullptr;
+    double found[cpu::kPairLanes];
+    if (weighted) {
+        const std::vector<std::int64_t> wide(block.begin(), block.end());
+        isa.weighted_pair_dependence(job, {order.data(), starts.data()}, wide.data(), found);
+    } else {
+        isa.pair_dependence(job, {order.data(), starts.data()}, block.data(), found);
+    }
+    int bad = 0;
+    for (Index lane = 0; lane < cpu::kPairLanes; ++lane) {
+        std::vector<double> joint(q * q);
+        for (Index t = 0; t < targets; ++t)
+            joint[block[t * cpu::kPairLanes] * q + block[t * cpu::kPairLanes + lane]] += weights[t];
+        double exact = 0.0;
+        for (const double share : joint) exact += std::fabs(share - 1.0 / (q * q));
+        bad += !(std::fabs(found[lane] - exact) <= 4.0 * static_cast<double>(targets + q * q) * 0x1p-53);
+    }
+    return bad;
+}
+
 }  // namespace
 
 int main() {
@@ -117,6 +154,13 @@ int main() {
                         std::printf("%s: loss %d, n %ld, d %ld: %d entries\n", isa->name, int(loss), long(n), long(d),
                                     bad);
                 }
+    for (const cpu::Isa* isa : cpu::supported_isas())
+        for (const auto& [targets, q] : {std::pair<Index, int>{1, 2}, {40, 7}, {700, 2}, {90, 256}})
+            for (const bool weighted : {false, true}) {
+                const int bad = pair_failures(*isa, targets, q, weighted);
+                ++(bad ? failed : passed);
+                if (bad) std::printf("%s: pairs of %ld targets, q %d: %d\n", isa->name, long(targets), q, bad);
+            }
     std::printf("%d passed, %d failed\n", passed, failed);
     return failed != 0;
 }

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from gradhess._backends.numba import accumulate, moments, outer_gram, row_products, scatter_kernels, workers
+import numpy as np
+import numpy.typing as npt
+
+from gradhess._backends.numba import (
+    accumulate,
+    moments,
+    outer_gram,
+    pair_kernels,
+    row_products,
+    scatter_kernels,
+    workers,
+)
 from gradhess._backends.numba.row_source import readonly
 from gradhess._backends.protocol import AnyArray, Float64Array, MomentState, PairWeights, Rows
 
@@ -65,3 +76,14 @@ class NumbaBackend:
         threads: int,
     ) -> None:
         outer_gram.outer_gram(A, pairs, unit_column, out, begin=begin, end=end, threads=threads)
+
+    def pair_dependence(
+        self,
+        labels: npt.NDArray[np.uint8],
+        q: int,
+        input_weights: Float64Array,
+        target_weights: Float64Array | None,
+        *,
+        threads: int,
+    ) -> Float64Array:
+        return pair_kernels.pair_dependence(labels, q, input_weights, target_weights, threads)

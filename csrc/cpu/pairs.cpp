@@ -1,0 +1,101 @@
+#include "pairs.hpp"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <atomic>
+#include <vector>
+
+namespace gradhess::cpu {
+namespace {
+
+// Inputs x that meet a block of labels while it is in cache.
+constexpr Index kTileRows = 16;
+
+// (blocks, targets, kPairLanes), so that a block is one piece of memory.
+std::vector<std::uint8_t> in_blocks(const std::uint8_t* labels, Index targets, Index inputs) {
+    const Index blocks = (inputs + kPairLanes - 1) / kPairLanes;
+    std::vector<std::uint8_t> packed(static_cast<std::size_t>(blocks * targets * kPairLanes));
+    for (Index t = 0; t < targets; ++t)
+        for (Index b = 0; b < blocks; ++b) {
+            const Index first = b * kPairLanes, count = std::min(kPairLanes, inputs - first);
+            std::copy_n(labels + t * inputs + first, count, packed.data() + (b * targets + t) * kPairLanes);
+        }
+    return packed;
+}
+
+// The targets by their label at each input of a tile, by counting.
+struct TilePlan {
+    TilePlan(Index targets, int q)
+        : order(static_cast<std::size_t>(kTileRows * targets)),
+          starts(static_cast<std::size_t>(kTileRows) * (static_cast<std::size_t>(q) + 1)) {}
+
+    PairRow row(Index i, const PairJob& job) const {
+        return {order.data() + i * job.targets, starts.data() + i * (job.q + 1)};
+    }
+
+    void make(const PairJob& job, Index first, Index rows) {
+        for (Index i = 0; i < rows; ++i) {
+            const Index x = first + i;
+            const std::uint8_t* label = job.labels + x / kPairLanes * job.targets * kPairLanes + x % kPairLanes;
+            std::uint32_t* begin = starts.data() + i * (job.q + 1);
+            std::uint32_t* sorted = order.data() + i * job.targets;
+            std::fill_n(begin, job.q + 1, 0u);
+            for (Index t = 0; t < job.targets; ++t) ++begin[label[t * kPairLanes] + 1];
+            for (int y = 0; y < job.q; ++y) begin[y + 1] += begin[y];
+            next.assign(begin, begin + job.q);
+            for (Index t = 0; t < job.targets; ++t)
+                sorted[next[label[t * kPairLanes]]++] = static_cast<std::uint32_t>(t);
+        }
+    }
+
+    std::vector<std::uint32_t> order, starts, next;
+};
+
+}  // namespace
+
+bool pair_dependence(const std::uint8_t* labels, const PairJob& given, double* sums, int threads, Interrupt interrupt,
+                     const Isa& isa) {
+    PairJob job = given;
+    const std::vector<std::uint8_t> packed = in_blocks(labels, job.targets, job.inputs);
+    job.labels = packed.data();
+    const bool weighted = job.target_weights != nullptr;
+    const auto block_size = static_cast<std::size_t>(job.targets * kPairLanes);
+    const Index tiles = (job.inputs + kTileRows - 1) / kTileRows;
+    const int team = static_cast<int>(std::min<Index>(std::max(1, threads), tiles));
+    std::vector<TilePlan> plans(static_cast<std::size_t>(team), TilePlan(job.targets, job.q));
+    std::vector<std::vector<std::int64_t>> wide(plans.size(), std::vector<std::int64_t>(weighted ? block_size : 0));
+    for (TilePlan& plan : plans) plan.next.reserve(static_cast<std::size_t>(job.q));
+    std::atomic<bool> stop{false};
+    std::fill_n(sums, job.inputs, 0.0);
+#pragma omp parallel for num_threads(team) schedule(dynamic, 1) if (team > 1)
+    for (Index tile = 0; tile < tiles; ++tile) {
+        // Only the thread that called may ask Python.
+        if (omp_get_thread_num() == 0 && interrupt.requested && interrupt.requested(interrupt.context)) stop = true;
+        if (stop) continue;
+        const auto thread = static_cast<std::size_t>(omp_get_thread_num());
+        TilePlan& plan = plans[thread];
+        const Index first = tile * kTileRows, rows = std::min(kTileRows, job.inputs - first);
+        plan.make(job, first, rows);
+        for (Index base = first / kPairLanes * kPairLanes; base < job.inputs; base += kPairLanes) {
+            const std::uint8_t* block = job.labels + base * job.targets;
+            if (weighted) std::copy_n(block, block_size, wide[thread].data());
+            for (Index i = 0; i < rows; ++i) {
+                double dependence[kPairLanes];
+                if (weighted) {
+                    isa.weighted_pair_dependence(job, plan.row(i, job), wide[thread].data(), dependence);
+                } else {
+                    isa.pair_dependence(job, plan.row(i, job), block, dependence);
+                }
+                double sum = sums[first + i];
+                const Index begin = std::max(base, first + i + 1), end = std::min(base + kPairLanes, job.inputs);
+                for (Index other = begin; other < end; ++other)
+                    sum += job.input_weights[other] * dependence[other - base] * dependence[other - base];
+                sums[first + i] = sum;
+            }
+        }
+    }
+    return !stop;
+}
+
+}  // namespace gradhess::cpu

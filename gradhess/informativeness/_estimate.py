@@ -1,0 +1,94 @@
+"""Numbers with their standard errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """An estimate and its standard error.
+
+    Attributes
+    ----------
+    value : float
+    stderr : float
+        Standard error of ``value``: the square root of its estimated variance.
+    """
+
+    value: float
+    stderr: float
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g} ± {self.stderr:.2g}"
+
+
+@dataclass(frozen=True, slots=True)
+class EntropyEstimate(Estimate):
+    """A collision entropy, estimated from samples.
+
+    Attributes
+    ----------
+    value : float
+        In nats; infinite where no two samples were equal.
+    stderr : float
+        By the delta method; NaN where ``value`` is infinite.
+    n_collisions : int
+        Pairs of equal samples, of ``n_samples (n_samples - 1) / 2``.
+    n_samples : int
+    lower_bound : float
+        Where no collision was seen: the entropy below which that would have had a probability under 5%. Otherwise NaN.
+    note : str
+        What to do about few collisions; empty where there are enough.
+    """
+
+    n_collisions: int
+    n_samples: int
+    lower_bound: float
+    note: str
+
+    def __str__(self) -> str:
+        shown = f"{self.value:.4g} ± {self.stderr:.2g} nats from {self.n_collisions:,} collisions"
+        return f"{shown}; {self.note}" if self.note else shown
+
+
+@dataclass(frozen=True, slots=True)
+class InformativenessEstimate(Estimate):
+    """The variance of the gradient over targets, estimated from draws of targets and inputs.
+
+    Attributes
+    ----------
+    value : float
+        Unbiased, so it may be negative where there is little to be seen.
+    stderr : float
+        Over the draws of targets and of inputs.
+    naive : float
+        The sample variance of the targets' gradients. Biased upwards by the noise of the inputs, at most by about
+        ``noise / n_inputs``.
+    noise : float
+        ``E_h tr Cov_x`` of one sample's gradient, unbiased: what a batch of B inputs divides by B.
+    n_targets, n_inputs : int
+        What was drawn; each half had ``n_inputs / 2`` inputs.
+    """
+
+    naive: float
+    noise: float
+    n_targets: int
+    n_inputs: int
+
+    def signal_to_noise(self, batch_size: int) -> Estimate:
+        """``batch_size * value / noise``; the error of ``noise`` is left out, being small beside that of the value."""
+        scale = batch_size / self.noise if self.noise > 0 else float("nan")
+        return Estimate(scale * self.value, scale * self.stderr)
+
+    def batch_size_range(self, n_errors: float = 2.0) -> tuple[float, float]:
+        """Batch sizes at which signal and noise are equal, at ``value`` plus and minus ``n_errors`` standard errors.
+
+        The upper end is infinite where the variance is not told from zero.
+        """
+        ends = (self.value + n_errors * self.stderr, self.value - n_errors * self.stderr)
+        low, high = (self.noise / end if end > 0 else float("inf") for end in ends)
+        return low, high

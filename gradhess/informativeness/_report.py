@@ -1,0 +1,281 @@
+"""Everything at once: variance, bound, and how large a batch must be before the signal shows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from gradhess import _validation as check
+from gradhess import losses
+from gradhess._plot import SUFFIXES, Panel, Series, draw_panels
+from gradhess.errors import InputError
+from gradhess.informativeness import _checks
+from gradhess.informativeness._bounds import Bound, bound, derivatives, largest_residual
+from gradhess.informativeness._collision import collision_entropy_from_samples
+from gradhess.informativeness._dependence import pairwise_dependence
+from gradhess.informativeness._estimate import Estimate
+from gradhess.informativeness._exact import exact_informativeness, second_moment_norm
+from gradhess.informativeness._inputs import Inputs
+from gradhess.informativeness._montecarlo import estimate_informativeness, input_sampler
+from gradhess.informativeness._targets import TargetClass
+from gradhess.informativeness.models import Model, jacobian, predictions
+from gradhess.losses import Loss
+
+BATCH_SIZES: Final = (1, 10, 100, 1_000, 10_000, 100_000)
+MANY_STEPS: Final = 10**15
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What ``analyze`` found.
+
+    Attributes
+    ----------
+    model_parameters, n_targets, n_inputs : int
+        p; targets and inputs that were enumerated or drawn.
+    exact : bool
+        Whether both were enumerated.
+    variance : Estimate
+        ``Var_h[G_h]``, the informativeness; its standard error is 0 where it is exact.
+    naive : float or None
+        The biased estimate beside it; None where it is exact.
+    noise : float
+        ``E_h tr Cov_x`` of the gradient of one input's loss: what a batch of B independent inputs divides by B.
+    collision_entropy : float
+        Of the input distribution, in nats. Infinite where it was estimated and no two draws were equal.
+    epsilon : float or None
+        Pairwise dependence of the class, weighted by the inputs; None where it cannot be had.
+    bound : Bound or None
+        On the variance; None where epsilon is.
+    batch_sizes : tuple of int
+        Those that ``summary`` and ``plot`` show.
+    notes : tuple of str
+        What could not be computed, and why.
+    """
+
+    model_parameters: int
+    n_targets: int
+    n_inputs: int
+    exact: bool
+    variance: Estimate
+    naive: float | None
+    noise: float
+    collision_entropy: float
+    epsilon: float | None
+    bound: Bound | None
+    batch_sizes: tuple[int, ...]
+    notes: tuple[str, ...]
+
+    def signal_to_noise(self, batch_size: int) -> Estimate:
+        """``batch_size * variance / noise`` of a mini-batch gradient; infinite without noise."""
+        size = check.count(batch_size, "batch_size", 1)
+        if self.noise <= 0:
+            return Estimate(math.inf if self.variance.value > 0 else math.nan, math.nan)
+        return Estimate(size * self.variance.value / self.noise, size * self.variance.stderr / self.noise)
+
+    def batch_size(self, signal_to_noise: float = 1.0) -> float:
+        """Inputs in a batch at which the signal is that many times the noise; infinite where there is no signal."""
+        wanted = _checks.positive(signal_to_noise, "signal_to_noise")
+        if self.variance.value <= 0:
+            return math.inf
+        return max(1.0, wanted * max(self.noise, 0.0) / self.variance.value)
+
+    def batch_size_range(self, n_errors: float = 2.0) -> tuple[float, float]:
+        """The same for the variance plus and minus ``n_errors`` standard errors; (b, infinity) if it may be zero."""
+
+        def at(signal: float) -> float:
+            return max(1.0, max(self.noise, 0.0) / signal) if signal > 0 else math.inf
+
+        margin = n_errors * self.variance.stderr
+        return at(self.variance.value + margin), at(self.variance.value - margin)
+
+    def gradient_steps(self, batch_size: int) -> float:
+        """Mini-batch gradients at these weights whose mean has as much signal as noise.
+
+        ``1 / signal_to_noise``, rounded up; infinite where there is no signal.
+
+        A lower bound on the steps in which training with such batches can tell the targets of the class apart, as long
+        as the weights, and with them the variance, do not change much.
+        """
+        ratio = self.signal_to_noise(batch_size).value
+        return math.inf if not ratio > 0 else float(max(1, math.ceil(1.0 / ratio - 1e-12)))
+
+    def summary(self) -> str:
+        """A table in plain text."""
+        how = "all" if self.exact else "a sample of"
+        lines = [
+            f"gradient of {self.model_parameters:,} parameters, {how} {self.n_targets:,} targets and "
+            f"{self.n_inputs:,} inputs",
+            _row("variance over targets", _number(self.variance.value, self._error())),
+        ]
+        if self.naive is not None:
+            lines.append(_row("naive estimate of it", f"{self.naive:.4g} (biased upwards)"))
+        lines.append(_row("noise of one input", f"{self.noise:.4g}"))
+        lines.append(_row("collision entropy E_c", f"{self.collision_entropy:.4g} nats"))
+        if self.bound is not None and self.epsilon is not None:
+            lines.append(_row("pairwise dependence", f"{self.epsilon:.4g}"))
+            lines.append(_row("bound (square root form)", f"{self.bound.tight:.4g}"))
+            lines.append(_row("bound (sum form)", f"{self.bound.value:.4g}"))
+        low, high = self.batch_size_range()
+        shown = f"{self.batch_size():,.0f}" + ("" if self.exact else f" ({low:,.0f} to {high:,.0f})")
+        lines.append(_row("batch for signal = noise", shown))
+        lines.append("")
+        lines.append(f"{'batch size':>12}{'signal / noise':>24}{'gradient steps':>18}")
+        for size in self.batch_sizes:
+            ratio, steps = self.signal_to_noise(size), self.gradient_steps(size)
+            count = f"{steps:,.0f}" if steps < MANY_STEPS else "none"
+            error = None if self.exact else ratio.stderr
+            lines.append(f"{size:>12,}{_number(ratio.value, error):>24}{count:>18}")
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the signal-to-noise ratio over batch sizes, and the variance below its bounds, into a file.
+
+        Raises
+        ------
+        InputError
+            The name does not end in .png, .pdf or .svg.
+        """
+        file = Path(path)
+        if file.suffix.lower() not in SUFFIXES:
+            raise InputError(f"path: {file.name} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+        ratios = [self.signal_to_noise(size) for size in self.batch_sizes]
+        errors = None if self.exact else [ratio.stderr for ratio in ratios]
+        series = Series(None, self.batch_sizes, [ratio.value for ratio in ratios], errors)
+        panels = [
+            Panel(
+                [series],
+                "batch size",
+                "signal / noise",
+                x_log=True,
+                y_log=True,
+                levels=[("signal = noise", 1.0)],
+            )
+        ]
+        if self.bound is not None:
+            heights = [self.variance.value, self.bound.tight, self.bound.value]
+            bars = Series(None, ["variance", "tight bound", "sum bound"], heights, kind="points", colour=1)
+            panels.append(Panel([bars], "", "variance over targets", y_log=True))
+        draw_panels(panels, file, title="what the gradient says about its target")
+
+    def _error(self) -> float | None:
+        return None if self.exact else self.variance.stderr
+
+
+def _row(name: str, value: str) -> str:
+    return f"  {name:<26}{value}"
+
+
+def _number(value: float, error: float | None) -> str:
+    return f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.2g}"
+
+
+def analyze(
+    model: Model,
+    target_class: TargetClass,
+    inputs: Any,
+    *,
+    loss: Loss | str = losses.squared,
+    n_targets: int = 256,
+    n_inputs: int = 1024,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+    rng: Any = 0,
+) -> Report:
+    """How much the gradient says about its target, against how much it is shaken by the batch.
+
+    Parameters
+    ----------
+    model : object with ``predict(x)`` (n,) and ``jacobian(x)`` (n, p)
+    target_class : TargetClass
+    inputs : Inputs, array_like of shape (n_inputs, d), or callable
+        A distribution on points; the equal distribution on the rows of an array; or ``f(n, rng)`` that draws.
+        Where the class has ``members`` and the inputs are points, everything is exact; else it is estimated.
+    loss : Loss or str
+        Of one prediction; ``(p - y)^2 / 2`` by default.
+    n_targets, n_inputs : int
+        Draws of an estimate (see ``estimate_informativeness``); not used where it is exact.
+    batch_sizes : sequence of int
+        To show.
+    rng : int or numpy.random.Generator
+        Of an estimate.
+
+    Returns
+    -------
+    Report
+        With ``summary()`` and ``plot(path)``.
+    """
+    check.instance(target_class, TargetClass, "target_class")
+    sizes = tuple(check.count(size, "batch_sizes", 1) for size in batch_sizes)
+    if callable(inputs) or target_class.members is None:
+        distribution = inputs if callable(inputs) or isinstance(inputs, Inputs) else Inputs(inputs)
+        return _estimated(model, target_class, distribution, loss, n_targets, n_inputs, sizes, rng)
+    return _enumerated(
+        model, target_class, inputs if isinstance(inputs, Inputs) else Inputs(inputs), loss, sizes
+    )
+
+
+def _enumerated(
+    model: Model, target_class: TargetClass, inputs: Inputs, loss: Loss | str, sizes: tuple[int, ...]
+) -> Report:
+    points, mu = inputs.points, inputs.weights
+    p, J = predictions(model, points), jacobian(model, points)
+    R = derivatives(loss, p, target_class.targets(points))
+    shares = _checks.probabilities(target_class.weights, "weights", R.shape[1])
+    variance = float(exact_informativeness(J, R, mu, target_weights=shares))
+    mean = (mu * (R @ shares)) @ J
+    squares = np.einsum("xj,xj->x", J, J, dtype=np.float64)
+    # E_h of the second moment of one input's gradient, less that of |G_h|^2 = variance + |mean|^2.
+    noise = max(0.0, float((mu * squares) @ ((R * R) @ shares)) - variance - float(mean @ mean))
+    epsilon, top, notes = None, None, []
+    if target_class.q is None:
+        notes.append("no pairwise dependence and no bound: the targets have real values, not labels")
+    else:
+        alone = len(inputs) < 2
+        if alone:
+            notes.append("one input has no pairs: its dependence is shown as 0, which the bound does not use")
+        epsilon = (
+            0.0
+            if alone
+            else pairwise_dependence(
+                target_class.labels(points),
+                target_class.q,
+                input_weights=mu,
+                target_weights=target_class.weights,
+            )
+        )
+        largest = largest_residual(p, target_class.label_values, loss)
+        top = bound(largest, second_moment_norm(J, mu), epsilon, inputs.collision_entropy)
+    return Report(
+        model_parameters=J.shape[1], n_targets=R.shape[1], n_inputs=len(inputs), exact=True,
+        variance=Estimate(variance, 0.0), naive=None, noise=noise, collision_entropy=inputs.collision_entropy,
+        epsilon=epsilon, bound=top, batch_sizes=sizes, notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _estimated(
+    model: Model, target_class: TargetClass, inputs: Any, loss: Loss | str, n_targets: int, n_inputs: int,
+    sizes: tuple[int, ...], rng: Any,
+) -> Report:  # fmt: skip
+    generator = _checks.generator(rng)
+    found = estimate_informativeness(
+        model, target_class, inputs, n_targets=n_targets, n_inputs=n_inputs, rng=generator, loss=loss
+    )
+    notes = ["no pairwise dependence and no bound: targets or inputs were drawn, not enumerated"]
+    points = input_sampler(inputs)(found.n_inputs, generator)
+    if isinstance(inputs, Inputs):
+        entropy = inputs.collision_entropy
+    else:
+        seen = collision_entropy_from_samples(points.reshape(len(points), -1))
+        entropy = seen.value
+        if seen.note:
+            notes.append(seen.note)
+    return Report(
+        model_parameters=jacobian(model, points[:1]).shape[1], n_targets=found.n_targets, n_inputs=found.n_inputs,
+        exact=False, variance=Estimate(found.value, found.stderr), naive=found.naive, noise=found.noise,
+        collision_entropy=entropy, epsilon=None, bound=None, batch_sizes=sizes, notes=tuple(notes),
+    )  # fmt: skip

@@ -1,0 +1,146 @@
+"""Torch modules as models and as targets of informativeness."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gradhess import informativeness as inf
+from gradhess.errors import InputError, InputTypeError, ResultTooLargeError
+from gradhess.informativeness.models import TanhNetwork
+
+torch = pytest.importorskip("torch")
+
+from gradhess.torch import DifferentiableModel, module_targets, train_on_wave  # noqa: E402
+
+WIDTH, FEATURES = 5, 3
+
+
+def twin(network):
+    """The same function as a ``TanhNetwork``, with parameters in the same order, in float64."""
+
+    class Twin(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.hidden = torch.nn.Linear(FEATURES, WIDTH).double()
+            self.output = torch.nn.Parameter(torch.from_numpy(network.output.copy()))
+            self.offset = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
+            self.hidden.weight.data = torch.from_numpy(network.weight.copy())
+            self.hidden.bias.data = torch.from_numpy(network.bias.copy())
+
+        def forward(self, x):
+            return torch.tanh(self.hidden(x)) @ self.output / WIDTH**0.5 + self.offset
+
+    return Twin()
+
+
+@pytest.fixture
+def network():
+    return TanhNetwork(FEATURES, WIDTH, rng=0)
+
+
+@pytest.fixture
+def points(rng):
+    return rng.normal(size=(17, FEATURES))
+
+
+def in_numpy_order(jacobian):
+    """``named_parameters`` gives a module's own parameters first: output, offset, then the layer."""
+    sizes = [WIDTH, 1, WIDTH * FEATURES, WIDTH]
+    output, offset, weight, bias = np.split(jacobian, np.cumsum(sizes)[:-1], axis=1)
+    return np.concatenate([weight, bias, output, offset], axis=1)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1, 5, 17, 100])
+def test_predictions_and_gradients_are_those_of_the_formula(network, points, chunk_size):
+    model = DifferentiableModel(twin(network), chunk_size=chunk_size)
+    assert model.n_parameters == WIDTH * FEATURES + 2 * WIDTH + 1
+    # Sums of at most 15 products of size one; tanh is good to a few roundoffs in either library.
+    np.testing.assert_allclose(model.predict(points), network.predict(points), rtol=0, atol=64 * 2.0**-53)
+    found = model.jacobian(points)
+    np.testing.assert_allclose(in_numpy_order(found), network.jacobian(points), rtol=0, atol=256 * 2.0**-53)
+
+
+def test_informativeness_of_a_module_is_that_of_the_formula(network):
+    target = inf.lwe.targets(inf.lwe.secrets(FEATURES, 3, "ternary"), 3)
+    inputs = inf.lwe.inputs(FEATURES, 3)
+    plain = inf.analyze(network, target, inputs)
+    found = inf.analyze(DifferentiableModel(twin(network)), target, inputs)
+    np.testing.assert_allclose(found.variance.value, plain.variance.value, rtol=1e4 * 2.0**-53)
+    np.testing.assert_allclose(found.bound.tight, plain.bound.tight, rtol=1e4 * 2.0**-53)
+    single = inf.analyze(DifferentiableModel(twin(network).float()), target, inputs)
+    np.testing.assert_allclose(single.variance.value, plain.variance.value, rtol=1e4 * 2.0**-24)
+
+
+def test_frozen_parameters_are_constants(network, points):
+    module = twin(network)
+    whole = DifferentiableModel(module).jacobian(points)
+    module.hidden.requires_grad_(False)
+    model = DifferentiableModel(module)
+    assert model.n_parameters == WIDTH + 1
+    np.testing.assert_array_equal(model.jacobian(points), whole[:, : WIDTH + 1])
+    assert all(parameter.grad is None for parameter in module.parameters())
+
+
+def test_training_in_between_is_seen(network, points):
+    module = twin(network)
+    model = DifferentiableModel(module)
+    before = model.predict(points)
+    with torch.no_grad():
+        module.offset += 1
+    np.testing.assert_allclose(model.predict(points), before + 1, rtol=0, atol=8 * 2.0**-53)
+
+
+def test_modules_that_cannot_be_used(points):
+    with pytest.raises(InputTypeError, match="module must be a Module"):
+        DifferentiableModel(lambda x: x)
+    with pytest.raises(InputError, match="requires a gradient"):
+        DifferentiableModel(torch.nn.ReLU())
+    several = DifferentiableModel(torch.nn.Linear(FEATURES, 2))
+    for call in (several.predict, several.jacobian):
+        with pytest.raises(InputError, match="one number each"):
+            call(points)
+    norm = torch.nn.Sequential(torch.nn.Linear(FEATURES, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1))
+    with pytest.raises(InputError, match=r"module\.eval\(\)"):
+        DifferentiableModel(norm).jacobian(points)
+    assert DifferentiableModel(norm.eval()).jacobian(points).shape == (17, 16 + 8 + 5)
+    wide = DifferentiableModel(torch.nn.Linear(10**6, 1))
+    with pytest.raises(ResultTooLargeError, match="gradients of 10000000 predictions"):
+        wide.jacobian(np.lib.stride_tricks.as_strided(np.zeros(1), (10**7, 1), (0, 0)))
+
+
+def test_modules_as_targets():
+    def make():
+        return torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
+
+    torch.manual_seed(1)
+    state = torch.random.get_rng_state()
+    target = module_targets(make)
+    first, second = (target.draw(3, np.random.default_rng(0)) for _ in range(2))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    points = np.random.default_rng(1).normal(size=(6, 2))
+    values = target.targets(points, first)
+    assert values.shape == (6, 3)
+    np.testing.assert_array_equal(values, target.targets(points, second))
+    assert not np.allclose(values[:, 0], values[:, 1])
+    model = DifferentiableModel(make())
+    report = inf.analyze(model, target, lambda n, rng: rng.normal(size=(n, 2)), n_targets=20, n_inputs=100)
+    assert not report.exact
+    assert report.variance.value > 3 * report.variance.stderr
+    with pytest.raises(InputTypeError, match="make_module gave a int"):
+        module_targets(lambda: 3).draw(2, np.random.default_rng(0))
+    with pytest.raises(InputError, match="not enumerated"):
+        len(target)
+
+
+def test_training_on_a_low_frequency_learns_it():
+    state = torch.random.get_rng_state()
+    run = train_on_wave(2, widths=(32, 32), epochs=30, batch_size=200, rng=0)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert run.frequency == 1
+    assert len(run.errors) == 30
+    assert run.final_error < 1 / 12 / 4  # a straight line
+    again = train_on_wave(2, widths=(32, 32), epochs=30, batch_size=200, rng=0)
+    assert again.frequency == run.frequency
+    high = train_on_wave(400, widths=(32, 32), epochs=10, batch_size=200, rng=1)
+    assert high.final_error > 0.9 / 12
