@@ -57,6 +57,18 @@ def multiply_transposed(
     threads: int,
     isa: int,
 ) -> Float64Array: ...
+def group_sums(
+    rows: Rows,
+    offsets: npt.NDArray[np.int64],
+    indices: npt.NDArray[np.int64] | None,
+    slopes: Float64Array | None,
+    factors: Float64Array | None,
+    shifts: Float64Array | None,
+    scale: Float64Array | None,
+    out: AnyArray,
+    threads: int,
+    isa: int,
+) -> int: ...
 def isa_names() -> tuple[str, ...]: ...
 def compiler() -> str: ...
 def probe_fma_peak(single: bool, threads: int, seconds: float, isa: int) -> float: ...

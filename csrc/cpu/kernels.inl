@@ -5,6 +5,7 @@
 #define GRADHESS_VECTOR_REGISTER(v) "+v"(v)
 #endif
 
+#include "group_sums.hpp"
 #include "kernel_table.hpp"
 #include "probe.hpp"
 #include "rank_update.hpp"
@@ -29,6 +30,7 @@ constexpr Kernels<T> make_kernels() {
     table.multiply = multiply<T>;
     table.multiply_transposed = multiply_transposed<T>;
     table.first_nonfinite = first_nonfinite<T>;
+    table.group_sums = group_sums<T>;
     return table;
 }
 

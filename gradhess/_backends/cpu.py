@@ -11,9 +11,10 @@ import numpy as np
 
 from gradhess._backends import layout
 from gradhess._backends.custom_loss import require_second, vector_cfuncs
+from gradhess._backends.groups import Groups, changed_groups
 from gradhess._backends.loss_formulas import SCALAR_LOSSES
 from gradhess._backends.protocol import AnyArray, Float64Array, LossSpec, MomentState, NonFiniteRow, Rows
-from gradhess.errors import BackendError
+from gradhess.errors import BackendError, InputError
 
 try:
     from gradhess import _cpu
@@ -157,6 +158,22 @@ class CpuBackend:
     def gram_matvec(self, rows: Rows, vectors: Float64Array, *, threads: int) -> Float64Array:
         out = _cpu.multiply_transposed(_rows(rows), None, *_by_output(rows, vectors), _team(threads), _isa)
         return _by_parameter(out)
+
+    def group_sums(self, rows: Rows, groups: Groups, out: AnyArray, *, threads: int) -> None:
+        bad = _cpu.group_sums(
+            _rows(rows),
+            groups.offsets,
+            groups.indices,
+            groups.slopes,
+            groups.factors,
+            groups.shifts,
+            groups.scale,
+            out,
+            _team(threads),
+            _isa,
+        )
+        if bad >= 0:
+            raise InputError(changed_groups(rows.n_samples))
 
 
 def _by_output(rows: Rows, vectors: Float64Array) -> tuple[Float64Array, Float64Array | None]:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradhess._backends import layout
+from gradhess._backends.groups import Groups
 
 AnyArray: TypeAlias = npt.NDArray[Any]
 Float64Array: TypeAlias = npt.NDArray[np.float64]
@@ -96,6 +97,15 @@ class Rows:
             X=self.X[start:stop],
             y=None if self.y is None else self.y[start:stop],
             loss_weight=None if self.loss_weight is None else self.loss_weight[start:stop],
+        )
+
+    def take(self, keep: Any) -> Rows:
+        """The rows where ``keep`` (n,) is true, as copies."""
+        return replace(
+            self,
+            X=self.X[keep],
+            y=None if self.y is None else self.y[keep],
+            loss_weight=None if self.loss_weight is None else self.loss_weight[keep],
         )
 
 
@@ -243,3 +253,11 @@ class Backend(Protocol):
 
     def gram_matvec(self, rows: Rows, vectors: Float64Array, *, threads: int) -> Float64Array:
         """``G.T @ (G @ vectors)`` for C-contiguous (p, m): (p, m), from one read of ``X``."""
+
+    def group_sums(self, rows: Rows, groups: Groups, out: AnyArray, *, threads: int) -> None:
+        """Write the sums of the groups (see ``Groups``) over dense ``rows`` into ``out`` (m, k * width).
+
+        ``out`` is C-contiguous, of the compute type. A sum is one chain in float64 in the order of the draws, and
+        is rounded to the compute type once. Draws are within the rows, unless the caller changed the array since
+        it was checked: that is an InputError.
+        """

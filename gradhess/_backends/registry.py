@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from gradhess._backends.grouping import GroupingBackend
 from gradhess._backends.protocol import Backend
 from gradhess._config import VERSION
 from gradhess.errors import BackendError, InputError, InputTypeError
@@ -47,7 +48,7 @@ def get(name: str) -> Backend:
         raise InputError(f"backend {name!r} is unknown; the backends are {', '.join(map(repr, MODULES))}")
     if name not in _reasons:
         try:
-            loaded: Backend = importlib.import_module(MODULES[name]).load()
+            loaded: Backend = GroupingBackend(importlib.import_module(MODULES[name]).load())
         except (ImportError, BackendError) as error:
             _reasons[name] = str(error) or type(error).__name__
         else:

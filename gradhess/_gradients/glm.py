@@ -8,7 +8,7 @@ from typing import Any
 from gradhess import _memory
 from gradhess import _validation as check
 from gradhess._arrays import give_back, library_of
-from gradhess._backends.protocol import Rows
+from gradhess._backends.protocol import Float64Array, Rows
 from gradhess._gradients import passes, softmax_hessian
 from gradhess._gradients.base import Gradients
 from gradhess.errors import InputError
@@ -21,6 +21,22 @@ class GlmGradients(Gradients):
     def __init__(self, rows: Rows, library: str, loss: Loss) -> None:
         super().__init__(rows, library)
         self._loss_function = loss
+        self._slopes: Float64Array | None = None
+
+    def slopes(self) -> Any:
+        """``c_i l'(eta_i, y_i)``, by which row ``x~_i`` is multiplied: (n,), or (n, k) for softmax; float64.
+
+        For the squared loss the residuals ``x_i @ coef + intercept - y_i``, times the weights. Kept once computed.
+        """
+        slopes = self.slopes_by_output()
+        shape = (self.n_samples,) if self._loss_function.name != "softmax" else slopes.shape
+        return give_back(slopes.reshape(shape).copy(), self.library)
+
+    def slopes_by_output(self) -> Float64Array:
+        """The same as a C-contiguous (n, k) array of NumPy, not a copy."""
+        if self._slopes is None:
+            self._slopes = passes.slopes(self.rows)
+        return self._slopes
 
     def loss(self) -> float:
         """``sum_i c_i l(eta_i, y_i)``: the summed loss, divided by nothing.

@@ -7,11 +7,13 @@ changes no bits (``gradhess._backends.layout``) and costs nothing that could be 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 
 from gradhess._backends import registry
+from gradhess._backends.grouping import GroupedRows
 from gradhess._backends.layout import BLOCK_ROWS, SLAB_ROWS
 from gradhess._backends.protocol import (
     BLOCK_ROWS as OPEN_ROWS,
@@ -99,6 +101,23 @@ def add(
             raise nonfinite_error(rows, weights, start + bad.index, weights_name=weights_name) from None
 
 
+def slopes(rows: Rows) -> Float64Array:
+    """``c_i l'(eta_i, y_i)`` of gradient rows: (n, k), C-contiguous. NaN where a row is not finite."""
+    k, threads = rows.n_outputs, registry.num_threads()
+    # What a row holds in a column of ones is its slope.
+    with_ones = replace(
+        rows, unit_column=True, intercept=np.zeros(k) if rows.intercept is None else rows.intercept
+    )
+    units = np.zeros((k, with_ones.n_parameters // k, k))
+    units[np.arange(k), -1, np.arange(k)] = 1.0
+    out = np.empty((rows.n_samples, k))
+    with np.errstate(all="ignore"):
+        for start, stop in spans(rows.n_samples, piece_rows(2 * with_ones.n_parameters * k, threads)):
+            piece = with_ones.slice(start, stop)
+            out[start:stop] = registry.active().matvec(piece, units.reshape(-1, k), threads=threads)
+    return out
+
+
 def refuse_nonfinite(
     backend: Backend, rows: Rows, weights: Float64Array | None, *, weights_name: str = "sample_weight"
 ) -> None:
@@ -120,6 +139,8 @@ def nonfinite_error(
 ) -> NonFiniteError:
     """What is wrong with row ``index`` of ``rows``, which is row ``first_row + index`` of the caller's arrays."""
     row = first_row + index
+    if isinstance(rows, GroupedRows):
+        return _bad_group(rows, weights, index, row, weights_name)
     finite = np.isfinite(rows.X[index])
     if not finite.all():
         column = int(np.argmin(finite))
@@ -138,6 +159,23 @@ def nonfinite_error(
     return NonFiniteError(
         row, f"{what}; drop such rows (StreamingCovariance(on_nonfinite='skip') drops and counts them)"
     )
+
+
+def _bad_group(
+    rows: GroupedRows, weights: Float64Array | None, index: int, row: int, weights_name: str
+) -> NonFiniteError:
+    """What is wrong with the sum of a group: the first row in it that is not finite, or its weight."""
+    drawn = rows.groups.rows_of(index)
+    bad = ~np.isfinite(rows.X[drawn]).all(axis=1)
+    if rows.groups.slopes is not None:
+        bad |= ~np.isfinite(rows.groups.slopes[drawn]).all(axis=1)
+    if bad.any():
+        what = f"group {row} holds row {drawn[int(np.argmax(bad))]}, whose gradient is not finite"
+    elif weights is not None and not np.isfinite(weights[index]):
+        what = f"{weights_name}[{row}] is {weights[index]}"
+    else:
+        what = f"the sum of group {row} overflows {rows.compute_dtype}"
+    return NonFiniteError(row, f"{what}; leave such rows out of the groups")
 
 
 def check_result(backend: Backend, rows: Rows, result: AnyArray) -> None:

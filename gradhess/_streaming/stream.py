@@ -75,13 +75,9 @@ class Chunk:
 
     def take(self, keep: Any) -> Chunk:
         """The rows where ``keep`` is true, as copies."""
-        rows = replace(
-            self.rows,
-            X=self.rows.X[keep],
-            y=None if self.rows.y is None else self.rows.y[keep],
-            loss_weight=None if self.rows.loss_weight is None else self.rows.loss_weight[keep],
+        return Chunk(
+            self.rows.take(keep), None if self.weights is None else self.weights[keep], self.first_row
         )
-        return Chunk(rows, None if self.weights is None else self.weights[keep], self.first_row)
 
     def nonfinite(self, index: int) -> NonFiniteError:
         return passes.nonfinite_error(self.rows, self.weights, index, first_row=self.first_row)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from gradhess._backends.groups import Groups
 from gradhess._backends.numba import accumulate, moments, row_products, scatter_kernels, workers
+from gradhess._backends.numba.group_sums import group_sums
 from gradhess._backends.numba.row_source import readonly
 from gradhess._backends.protocol import AnyArray, Float64Array, MomentState, Rows
 
@@ -49,3 +51,6 @@ class NumbaBackend:
 
     def gram_matvec(self, rows: Rows, vectors: Float64Array, *, threads: int) -> Float64Array:
         return row_products.gram_matvec(rows, vectors, threads)
+
+    def group_sums(self, rows: Rows, groups: Groups, out: AnyArray, *, threads: int) -> None:
+        group_sums(rows, groups, out, threads)
