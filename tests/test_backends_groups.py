@@ -159,7 +159,9 @@ def grouped_rows(rng):
     def make(m, d, *, loss="squared", dtype=np.float64, **options):
         rows = oracles.make_rows(500, d, kind="gradient", loss=loss, dtype=dtype, **options)
         groups = make_groups(rows, rng.integers(0, 9, m), rng)
-        return GroupedRows(rows.X, kind="gradient", unit_column=rows.unit_column, coef=rows.coef, groups=groups)
+        return GroupedRows(
+            rows.X, kind="gradient", unit_column=rows.unit_column, coef=rows.coef, groups=groups
+        )
 
     return make
 

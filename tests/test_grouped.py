@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tracemalloc
 
 import numpy as np
@@ -117,7 +118,7 @@ def test_any_lengths(lengths, seed):
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     index = rng.integers(0, N, offsets[-1])
     grouped = gh.grouped(G, index, offsets=offsets)
-    expected = [G[index[a:b]].sum(axis=0) for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    expected = [G[index[a:b]].sum(axis=0) for a, b in itertools.pairwise(offsets)]
     np.testing.assert_array_equal(grouped.toarray(), np.reshape(expected, (-1, D)))
 
 
@@ -130,7 +131,7 @@ def test_chunks_of_groups_change_no_bits(seed, cuts):
     whole, parts = gh.StreamingCovariance(), gh.StreamingCovariance()
     whole.partial_fit(gh.grouped(g, index))
     edges = [0, *sorted(cuts), 900]
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in itertools.pairwise(edges):
         parts.partial_fit(gh.grouped(g, index[start:stop]))
     assert whole.covariance_.tobytes() == parts.covariance_.tobytes()
 
