@@ -43,6 +43,10 @@ class GroupedRows(Rows):
     def take(self, keep: Any) -> GroupedRows:
         return replace(self, groups=self.groups.take(keep))
 
+    def ungrouped(self) -> Rows:
+        """The rows ``x~`` that the groups draw from."""
+        return Rows(self.X, unit_column=self.unit_column)
+
 
 class GroupingBackend:
     """A backend that takes grouped rows too; everything else it hands on."""
@@ -75,7 +79,7 @@ class GroupingBackend:
 
     def materialize(self, rows: Rows, out: AnyArray) -> None:
         if isinstance(rows, GroupedRows):
-            self.plain.group_sums(_ungrouped(rows), rows.groups, out, threads=1)
+            self.plain.group_sums(rows.ungrouped(), rows.groups, out, threads=1)
         else:
             self.plain.materialize(rows, out)
 
@@ -130,14 +134,9 @@ class GroupingBackend:
         size = min(BLOCK_BYTES // (p * dtype.itemsize), BLOCK_MAX_GROUPS)
         size = max(size // unit, 1) * unit
         buffer = np.empty((min(size, n), p), dtype)
-        whole = _ungrouped(rows)
+        whole = rows.ungrouped()
         for start in range(0, n, size):
             stop = min(start + size, n)
             sums = buffer[: stop - start]
             self.plain.group_sums(whole, rows.groups.slice(start, stop), sums, threads=threads)
             yield start, stop, Rows(sums)
-
-
-def _ungrouped(rows: GroupedRows) -> Rows:
-    """The rows x~ that the groups draw from."""
-    return Rows(rows.X, unit_column=rows.unit_column)
