@@ -43,7 +43,7 @@ def torch(session: nox.Session) -> None:
     """The tests that take arrays from PyTorch."""
     session.install("torch==2.13.0")
     session.install(".[test]")
-    session.run("pytest", "tests/test_arrays_torch.py", *session.posargs)
+    session.run("pytest", "tests/test_arrays_torch.py", "tests/test_torch_recovery.py", *session.posargs)
 
 
 @nox.session
