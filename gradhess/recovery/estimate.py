@@ -40,9 +40,11 @@ class HessianEstimate:
     sampling_error: float
     """Predicted whitened operator-norm error from m being finite: ``2 sqrt(d / m) + d / m``, adjusted to the method."""
     bias_bound: float
-    """The whitened error that more gradients would not remove: ``2 q / sigma^2`` with an estimate of the excess risk q,
-    in the unit of the targets, exact for Gaussian features and n large; 0 for unbiased methods. Infinite if q cannot be
-    told: too few gradients, or a q that is not small against the batch."""
+    """The whitened error that more gradients would not remove: 0 for unbiased methods; of calibrated and rescaled
+    ``2 q / sigma^2``, with the excess risk q told from the same gradients. That is right for Gaussian features and
+    where no noise is in the targets but what the oracle claims. Heavy tails or unknown noise can make the bias far
+    larger, and nothing in gradients with one level of noise would show it: antithetic does not have it. Infinite if q
+    cannot be told: too few gradients, or a q that is not small against the batch."""
     pair_means: StreamingCovariance | None = None
     """antithetic: of ``(g+ + g-) / 2``, the clean gradients."""
     half_differences: StreamingCovariance | None = None
@@ -102,4 +104,4 @@ def _bias(bound: float) -> str:
         return "none: the method is unbiased"
     if not np.isfinite(bound):
         return "not known: too few gradients, or an excess risk that is not small against the batch"
-    return f"about {bound:.3g} (whitened, from the estimated excess risk)"
+    return f"about {bound:.3g} (whitened), if features are Gaussian and no other noise is there"

@@ -98,9 +98,19 @@ def _prediction(axes: Axes, est: HessianEstimate, exact: Float64Array | None) ->
             label="this estimate, actual",
         )
     axes.set_xscale("log")
-    axes.set_yscale("log")
+    plain_log(axes)
     look.tidy(axes, x="number of gradients", y="whitened error")
     legend(axes)
+
+
+def plain_log(axes: Axes) -> None:
+    """A logarithmic scale of errors, with plain numbers at 1, 2 and 5."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def legend(axes: Axes) -> None:
