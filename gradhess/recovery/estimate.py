@@ -104,4 +104,4 @@ def _bias(bound: float) -> str:
         return "none: the method is unbiased"
     if not np.isfinite(bound):
         return "not known: too few gradients, or an excess risk that is not small against the batch"
-    return f"about {bound:.3g} (whitened), if features are Gaussian and no other noise is there"
+    return f"about {bound:.3g} (whitened), for Gaussian features and no other noise"
