@@ -23,13 +23,15 @@ Index run(const Rows& rows, const Groups& groups, T* out, int threads, const Ker
     Arena::of_this_thread().place([&](Carver& carver) {
         for (auto& own : scratch) {
             own.slots = round_up(rows.features, 8) + 8;
-            own.index = carver.take<Index>(kDrawChunk + kDrawsAhead);
-            own.rows = carver.take<const T*>(kDrawChunk + kDrawsAhead);
+            own.own_index = carver.take<Index>(kDrawChunk + kDrawsAhead);
+            own.counting = carver.take<Index>(kDrawChunk + kDrawsAhead);
             own.gathered = carver.take<T>(kDrawChunk * rows.features);
             own.f = carver.take<double>(kDrawChunk * groups.outputs);
             own.sums = carver.take<double>((own.slots + 1) * groups.outputs);
         }
     });
+    for (auto& own : scratch)
+        for (Index t = 0; t < kDrawChunk + kDrawsAhead; ++t) own.counting[t] = t < kDrawChunk ? t : 0;
     // Every group is summed by itself, so how they are shared out changes no bits.
     const Index jobs = std::min<Index>(groups.count, team == 1 ? 1 : team * kJobsPerThread);
     constexpr Index none = std::numeric_limits<Index>::max();

@@ -26,12 +26,13 @@ inline constexpr Index kDrawsAhead = 24;
 
 template <class T>
 struct GroupScratch {
-    Index* index = nullptr;    // (kDrawChunk + kDrawsAhead,)
-    const T** rows = nullptr;  // (kDrawChunk + kDrawsAhead,)
-    T* gathered = nullptr;     // (kDrawChunk, features), where rows are not read in place
-    double* f = nullptr;       // (kDrawChunk, outputs)
-    double* sums = nullptr;    // (outputs, slots), then the sums of the unit column (outputs,)
-    Index slots = 0;           // whole vectors, and one more
+    const Index* index = nullptr;  // of the chunk at hand: the caller's, or own_index
+    Index* own_index = nullptr;    // (kDrawChunk + kDrawsAhead,)
+    Index* counting = nullptr;     // 0, 1, ..., kDrawChunk - 1, then zeros: rows that were gathered in order
+    T* gathered = nullptr;         // (kDrawChunk, features), where rows are not read in place
+    double* f = nullptr;           // (kDrawChunk, outputs)
+    double* sums = nullptr;        // (outputs, slots), then the sums of the unit column (outputs,)
+    Index slots = 0;               // whole vectors, and one more
 };
 
 // The method of the same name in protocol.py: out (count, parameters), float or double as the rows compute. Returns
