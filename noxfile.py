@@ -12,7 +12,14 @@ nox.options.sessions = ["checks", "tests"]
 nox.options.error_on_missing_interpreters = True
 
 ROOT = Path(__file__).parent
+TORCH_TESTS = [
+    "tests/test_arrays_torch.py",
+    "tests/test_curvature_torch.py",
+    "tests/test_torch_layers.py",
+    "tests/test_torch_recovery.py",
+]
 NO_BUILD = {"GRADHESS_COMPILED": "off"}
+PACKAGE_FOLDER = "import gradhess, pathlib; print(pathlib.Path(gradhess.__file__).parents[1])"
 IMPORT_CHECK = "import gradhess; gradhess.show_config()"
 
 
@@ -40,10 +47,12 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def torch(session: nox.Session) -> None:
-    """The tests that take arrays from PyTorch."""
-    session.install("torch==2.13.0")
+    """The tests that take arrays or models from PyTorch, and those against libraries that are made for it."""
+    session.install("torch==2.13.0", "curvlinops-for-pytorch>=3.0")
     session.install(".[test]")
-    session.run("pytest", "tests/test_arrays_torch.py", "tests/test_torch_recovery.py", *session.posargs)
+    # A peer that one test compares with; where it will not install, that test says so and is skipped.
+    session.install("backpack-for-pytorch", success_codes=[0, 1])
+    session.run("pytest", *TORCH_TESTS, *session.posargs)
 
 
 @nox.session
@@ -83,7 +92,11 @@ def packages(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """The benchmarks on tiny shapes: that they run and agree, not how fast. Peers that will not install are skipped."""
-    session.install(".[bench]")
+    session.install(".[bench]", "cmake", "ninja", "pybind11>=3.0")  # retune.py builds the kernels
     environment = {"GRADHESS_BENCH": os.environ.get("GRADHESS_BENCH", "quick")}
     session.run("pytest", "bench", *session.posargs, env=environment)
-    session.run("python", "bench/interleaved.py", env=environment)
+    for script in ("interleaved", "operations", "sweep", "tiny", "accuracy"):
+        session.run("python", f"bench/{script}.py", env=environment)
+    here = session.run("python", "-c", PACKAGE_FOLDER, silent=True).strip()
+    session.run("python", "bench/compare.py", here, here, env=environment)
+    session.run("python", "bench/retune.py", env=environment)

@@ -10,12 +10,15 @@ from __future__ import annotations
 import sys
 from typing import Any, Final
 
+import ml_dtypes
 import numpy as np
+import numpy.typing as npt
 
 from gradhess._backends.protocol import AnyArray
 from gradhess.errors import BackendError, InputError, InputTypeError
 
 NUMPY: Final = "numpy"
+BFLOAT16: Final[np.dtype[Any]] = np.dtype(ml_dtypes.bfloat16)
 DEVICE_TYPES_ON_HOST: Final = (
     1,
     3,
@@ -39,7 +42,17 @@ def as_numpy(value: Any, name: str) -> AnyArray:
         return array
     if dtype.kind in "iub" and dtype.isnative:
         return array
+    if dtype == BFLOAT16:
+        return array
     raise InputTypeError(_why_not_dtype(dtype, value, name))
+
+
+def first_false(mask: npt.NDArray[np.bool_]) -> int:
+    """Flat index of the first entry that is False, or -1: ``mask.all()`` with the place, and without its overhead."""
+    if not mask.size:
+        return -1
+    index = int(mask.argmin())
+    return -1 if mask.item(index) else index
 
 
 def library_of(value: Any) -> str:
@@ -85,6 +98,9 @@ def _convert(value: Any, name: str) -> AnyArray:
         return np.asarray(value)
     if _is_torch(value):
         _check_tensor(value, name)
+        if str(value.dtype) == "torch.bfloat16":  # NumPy's DLPack does not know the type; its bits it does
+            bits = value.view(sys.modules["torch"].int16)
+            return np.asarray(_from_dlpack(bits, name).view(BFLOAT16))
     if hasattr(value, "__dlpack__"):
         return _from_dlpack(value, name)
     if hasattr(value, "__cuda_array_interface__"):
@@ -105,15 +121,15 @@ def _check_tensor(value: Any, name: str) -> None:
         )
     if str(value.layout) != "torch.strided":
         raise InputTypeError(f"{name} is a tensor of layout {value.layout}; pass {name}.to_dense()")
-    if str(value.dtype) == "torch.bfloat16":
-        raise InputTypeError(f"{name} is bfloat16, which this release does not read; pass {name}.float()")
 
 
 def _from_dlpack(value: Any, name: str) -> AnyArray:
     if value.__dlpack_device__()[0] not in DEVICE_TYPES_ON_HOST:
         raise BackendError(_no_gpu(name))
     dtype = str(getattr(value, "dtype", ""))
-    if "float8" in dtype or "bfloat16" in dtype:
+    if "bfloat16" in dtype:  # JAX, whose arrays are NumPy's by another way, without a copy
+        return np.asarray(value)
+    if "float8" in dtype:
         raise InputTypeError(f"{name} is {dtype}, which this release does not read; convert it to float32")
     try:
         return np.from_dlpack(value)

@@ -23,7 +23,9 @@ NEVER_REFUSED: Final = 64 << 20
 
 def scatter_bytes(n_parameters: int, structure: Structure, itemsize: int = FLOAT64_BYTES) -> int:
     """Bytes of one scatter: p * p, or p of a diagonal, or nothing of a plain sum."""
-    return itemsize * {"full": n_parameters * n_parameters, "diagonal": n_parameters, "sum": 0}[structure]
+    if structure == "full":
+        return itemsize * n_parameters * n_parameters
+    return itemsize * n_parameters if structure == "diagonal" else 0
 
 
 def batch_bytes(n_parameters: int, structure: Structure, itemsize: int = FLOAT64_BYTES) -> int:
@@ -34,9 +36,9 @@ def batch_bytes(n_parameters: int, structure: Structure, itemsize: int = FLOAT64
 
 
 def stream_bytes(n_parameters: int, structure: Structure, itemsize: int = FLOAT64_BYTES) -> int:
-    """Bytes of a stream at its peak: its state, the copy that a result is finished in, and one slab of rows."""
+    """Bytes of a stream at its peak: its state, the copy that a result is finished in, and two slabs of rows."""
     slab = layout.slab_rows(n_parameters, structure) * n_parameters * FLOAT64_BYTES
-    return 2 * batch_bytes(n_parameters, structure, itemsize) + slab
+    return 2 * (batch_bytes(n_parameters, structure, itemsize) + slab)
 
 
 def estimate_memory(d: int, structure: str = "full", dtype: npt.DTypeLike = "float64") -> int:
@@ -56,8 +58,8 @@ def estimate_memory(d: int, structure: str = "full", dtype: npt.DTypeLike = "flo
     int
         The state (the (d, d) or (d,) sums, those of the open block up to 256 columns, and a few vectors), the copy
         that a result is finished in, which becomes the result, and the rows that do not fill a slab yet. Not counted:
-        your data, the workspace of the threads (a few MiB each), and an eigendecomposition (``eigh``,
-        ``precision_``: about ``24 d^2`` bytes more).
+        your data, the workspace of the threads (4 MiB each at most, and above 256 columns ``2048 d`` once), and an
+        eigendecomposition (``eigh``, ``precision_``: about ``24 d^2`` bytes more).
 
     Raises
     ------
@@ -116,20 +118,22 @@ def require(n_bytes: int, what: str, alternatives: dict[str, int] | None = None)
 
 def require_stream(n_parameters: int, structure: Structure, dtype: np.dtype[Any]) -> None:
     """Raise ResultTooLargeError if a stream of that width would not fit."""
+    n_bytes = stream_bytes(n_parameters, structure, dtype.itemsize)
+    if n_bytes < NEVER_REFUSED:
+        return
     alternatives = (
         {"structure='diagonal'": stream_bytes(n_parameters, "diagonal")} if structure == "full" else None
     )
-    require(
-        stream_bytes(n_parameters, structure, dtype.itemsize),
-        f"a {structure} covariance of {n_parameters:,} parameters",
-        alternatives,
-    )
+    require(n_bytes, f"a {structure} covariance of {n_parameters:,} parameters", alternatives)
 
 
 def require_matrix(n_parameters: int, what: str, dtype: np.dtype[Any]) -> None:
     """Raise ResultTooLargeError if a (p, p) result of one batch would not fit."""
+    n_bytes = batch_bytes(n_parameters, "full", dtype.itemsize)
+    if n_bytes < NEVER_REFUSED:
+        return  # nearly every call: no message is made for it
     require(
-        batch_bytes(n_parameters, "full", dtype.itemsize),
+        n_bytes,
         f"{what} of shape ({n_parameters:,}, {n_parameters:,})",
         {"diagonal()": batch_bytes(n_parameters, "diagonal")},
     )

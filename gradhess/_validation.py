@@ -11,8 +11,9 @@ from typing import Any, Final
 import numpy as np
 
 from gradhess import losses
-from gradhess._arrays import as_numpy
-from gradhess._backends.protocol import AnyArray, Float64Array, Rows
+from gradhess._arrays import as_numpy, first_false
+from gradhess._backends.outer_rows import OuterRows
+from gradhess._backends.protocol import FLOAT64, AnyArray, Float64Array, Rows
 from gradhess.errors import InputError, InputTypeError
 from gradhess.losses import Loss
 
@@ -54,6 +55,8 @@ def instance(value: Any, kind: type, name: str) -> None:
 
 
 def accumulator_dtype(value: Any, name: str = "dtype") -> np.dtype[Any]:
+    if isinstance(value, str) and value == "float64":  # the default: nothing is looked up for it
+        return FLOAT64
     try:
         dtype: np.dtype[Any] | None = None if value is None else np.dtype(value)
     except TypeError:
@@ -87,15 +90,16 @@ def resolve_loss(loss: Any) -> Loss:
 def matrix(value: Any, name: str) -> AnyArray:
     """(n, d) of any real dtype and any strides; d at least 1, n may be 0."""
     array = as_numpy(value, name)
-    if array.ndim == 1:
+    shape = array.shape
+    if len(shape) == 1:
         raise InputError(
-            f"{name} has shape {array.shape}, but rows are samples: {name}.reshape(-1, 1) is one feature, "
+            f"{name} has shape {shape}, but rows are samples: {name}.reshape(-1, 1) is one feature, "
             f"{name}.reshape(1, -1) is one sample"
         )
-    if array.ndim != 2:
-        raise InputError(f"{name} has shape {array.shape}; it must be (n, d), rows are samples")
-    if array.shape[1] == 0:
-        raise InputError(f"{name} has shape {array.shape}: there are no columns")
+    if len(shape) != 2:
+        raise InputError(f"{name} has shape {shape}; it must be (n, d), rows are samples")
+    if shape[1] == 0:
+        raise InputError(f"{name} has shape {shape}: there are no columns")
     return array
 
 
@@ -109,7 +113,22 @@ def per_row(value: Any, name: str, n_rows: int, shape: tuple[int, ...]) -> Float
         raise InputError(
             f"{name} has shape {array.shape}, but X has shape {shape}: it must be ({n_rows},){hint}"
         )
+    return _as_float64(array)
+
+
+def _as_float64(array: AnyArray) -> Float64Array:
+    """Aligned and C-contiguous; a copy only where it is not so already."""
+    if array.dtype is FLOAT64 and array.flags.c_contiguous and array.flags.aligned:
+        return array
     return np.require(array, np.float64, ["C", "A"])
+
+
+def labels_per_row(value: Any, n_rows: int, shape: tuple[int, ...]) -> AnyArray:
+    """(n,) contiguous labels: float32 as they are, since backends widen them on the way; all others float64."""
+    array = as_numpy(value, "y")
+    if array.dtype == np.float32 and array.shape == (n_rows,):
+        return np.require(array, requirements=["C", "A"])
+    return per_row(array, "y", n_rows, shape)
 
 
 def nonnegative_weights(value: Any, name: str, n_rows: int, shape: tuple[int, ...]) -> Float64Array | None:
@@ -117,15 +136,16 @@ def nonnegative_weights(value: Any, name: str, n_rows: int, shape: tuple[int, ..
     if value is None:
         return None
     weights = per_row(value, name, n_rows, shape)
-    negative = weights < 0
-    if negative.any():
-        row = int(np.argmax(negative))
+    if not weights.size or weights.item(weights.argmin()) >= 0:
+        return weights  # as nearly always; NaN would be the smallest
+    row = first_false(~(weights < 0))
+    if row >= 0:
         raise InputError(f"{name}[{row}] is {weights[row]:g}; these weights must not be negative")
     return weights
 
 
 def finite(array: Float64Array, name: str) -> Float64Array:
-    if not np.isfinite(array).all():
+    if first_false(np.isfinite(array)) >= 0:
         raise InputError(f"{name} holds NaN or infinity")
     return array
 
@@ -140,7 +160,7 @@ def coefficients(value: Any, loss: Loss, shape: tuple[int, ...]) -> Float64Array
     elif coef.shape != (d,):
         hint = "; pass coef.ravel()" if coef.shape in ((1, d), (d, 1)) else ""
         raise InputError(f"coef has shape {coef.shape}, but X has shape {shape}: it must be ({d},){hint}")
-    return finite(np.require(coef, np.float64, ["C", "A"]).reshape(-1, d), "coef")
+    return finite(_as_float64(coef).reshape(-1, d), "coef")
 
 
 def intercepts(value: Any, loss: Loss, n_outputs: int) -> Float64Array | None:
@@ -166,14 +186,18 @@ def factor(value: Any, name: str, length: int, shape: tuple[int, ...]) -> Float6
             f"{name} has shape {array.shape}, but the gradients have shape {shape}: "
             f"it must be ({length},) or ({length}, m)"
         )
-    return finite(
-        np.require(array[:, np.newaxis] if array.ndim == 1 else array, np.float64, ["C", "A"]), name
-    )
+    return finite(_as_float64(array[:, np.newaxis] if array.ndim == 1 else array), name)
 
 
 def weights_fit_float32(weights: Float64Array, name: str) -> None:
     """Rows of float32 are multiplied with their weights in float32, which must neither overflow nor vanish there."""
-    sizes = np.abs(weights[np.isfinite(weights) & (weights != 0)])
+    sizes = np.abs(weights)
+    if not sizes.size or (
+        sizes.item(sizes.argmax()) <= FLOAT32_WEIGHT_MAX
+        and sizes.item(sizes.argmin()) >= 1 / FLOAT32_WEIGHT_MAX
+    ):
+        return  # as nearly always; zeros and what is not finite, which both pass, are looked at apart
+    sizes = sizes[np.isfinite(sizes) & (sizes != 0)]
     if sizes.size and not (sizes.max() <= FLOAT32_WEIGHT_MAX and sizes.min() >= 1 / FLOAT32_WEIGHT_MAX):
         raise InputError(
             f"{name} of float32 rows must be 0 or of a size from {1 / FLOAT32_WEIGHT_MAX:.0e} to "
@@ -211,7 +235,7 @@ def glm_rows(X: Any, y: Any, coef: Any, loss: Loss, *, intercept: Any, sample_we
     data = matrix(X, "X")
     coefficient_rows = coefficients(coef, loss, data.shape)
     k = coefficient_rows.shape[0]
-    labels = per_row(y, "y", data.shape[0], data.shape)
+    labels = labels_per_row(y, data.shape[0], data.shape)
     loss.check_labels(labels, k)
     offsets = intercepts(intercept, loss, k)
     return Rows(
@@ -224,3 +248,39 @@ def glm_rows(X: Any, y: Any, coef: Any, loss: Loss, *, intercept: Any, sample_we
         intercept=offsets,
         loss_weight=nonnegative_weights(sample_weight, "sample_weight", data.shape[0], data.shape),
     )
+
+
+def layer_rows(activations: Any, errors: Any, *, bias: Any, mask: Any) -> OuterRows:
+    """The rows of ``layer_gradients``, checked."""
+    flag(bias, "bias")
+    A, D = as_numpy(activations, "activations"), as_numpy(errors, "errors")
+    for array, name, last in ((A, "activations", "m"), (D, "errors", "k")):
+        if array.ndim not in (2, 3):
+            raise InputError(f"{name} has shape {array.shape}; it must be (n, {last}) or (n, T, {last})")
+        if 0 in array.shape[1:]:
+            raise InputError(f"{name} has shape {array.shape}: a layer has at least one {last} and one step")
+    if A.shape[:-1] != D.shape[:-1]:
+        raise InputError(
+            f"activations has shape {A.shape}, but errors has shape {D.shape}: all but the last axis must agree"
+        )
+    return OuterRows(
+        A, kind="structured", unit_column=bool(bias), errors=D, mask=step_mask(mask, "mask", A.shape)
+    )
+
+
+def step_mask(value: Any, name: str, shape: tuple[int, ...]) -> Any:
+    """(n, T) booleans, or None."""
+    if value is None:
+        return None
+    if len(shape) != 3:
+        raise InputError(
+            f"{name} is for a sequence axis, and the activations have shape {shape}: they have none"
+        )
+    mask = as_numpy(value, name)
+    if mask.dtype != np.bool_:
+        raise InputTypeError(f"{name} has dtype {mask.dtype}; it must be boolean, True where a step counts")
+    if mask.shape != shape[:2]:
+        raise InputError(
+            f"{name} has shape {mask.shape}, but the activations have shape {shape}: it must be {shape[:2]}"
+        )
+    return mask

@@ -24,11 +24,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from gradhess._arrays import first_false
 from gradhess._backends.loss_formulas import SCALAR_LOSSES
 from gradhess._backends.protocol import Float64Array, LossSpec, ScalarFunction
 from gradhess.errors import InputError, InputTypeError
@@ -88,10 +89,13 @@ class Loss:
         NaN and infinity pass where the domain is a range of reals: what to do about a row that is not finite is
         decided where the rows are summed.
         """
-        labels = np.asarray(y, np.float64)
-        outside = _labels_outside(self.name, labels, n_outputs)
-        if outside is not None and outside.any():
-            row = int(np.argmax(outside))
+        labels = np.asarray(y)
+        inside = _labels_inside(self.name, labels, n_outputs)
+        row = -1 if inside is None else first_false(inside)
+        # A class is an index; where the domain is one of reals, NaN and infinity pass.
+        if inside is not None and row >= 0 and self.name != "softmax":
+            row = first_false(inside | ~np.isfinite(labels))
+        if row >= 0:
             domain = f"0, 1, ..., {n_outputs - 1}" if self.name == "softmax" else self.labels
             hint = " (for labels -1 and 1, pass (y + 1) / 2)" if self.name == "logistic" else ""
             raise InputError(
@@ -114,14 +118,14 @@ class Loss:
         return np.asarray(SCALAR_LOSSES[self.name][order](predictor, labels, self.spec.parameter))
 
 
-def _labels_outside(name: str, y: Float64Array, n_outputs: int) -> Mask | None:
-    """Where the labels are outside the domain; None where every real number is a label."""
+def _labels_inside(name: str, y: npt.NDArray[Any], n_outputs: int) -> Mask | None:
+    """Where the labels are inside the domain; None where every real number is a label."""
     if name == "logistic":
-        return np.asarray((y != 0) & (y != 1) & np.isfinite(y))
+        return np.asarray(y * y == y)  # 0 and 1, and infinity, which passes as well
     if name == "poisson":
-        return np.asarray((y < 0) & np.isfinite(y))
-    if name == "softmax":  # a class is an index, so here NaN is no label either
-        return np.asarray(~((y >= 0) & (y < n_outputs) & (y == np.floor(y))))
+        return np.asarray(y >= 0)
+    if name == "softmax":
+        return np.asarray((y >= 0) & (y < n_outputs) & (y == np.floor(y)))
     return None
 
 

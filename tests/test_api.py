@@ -19,9 +19,11 @@ PUBLIC = {
     "estimate_memory",
     "glm_gradients",
     "grouped",
+    "layer_gradients",
     "losses",
     "set_num_threads",
     "show_config",
+    "sketches",
     "use_backend",
     "weighted_gram",
 }
@@ -31,13 +33,19 @@ def test_the_list_is_the_surface():
     assert set(gh.__all__) == PUBLIC
     assert isinstance(gh.__version__, str)
     shown = {name for name in vars(gh) if not name.startswith("_")}
-    assert shown <= PUBLIC | {"cli", "recovery", "torch"}  # submodules show up once they are imported
+    assert shown <= PUBLIC | {
+        "cli",
+        "curvature",
+        "recovery",
+        "torch",
+    }  # submodules show up once they are imported
 
 
 def test_signatures_are_those_of_the_documentation():
     signatures = {
         gh.weighted_gram: "(X, weights=None, *, out=None)",
         gh.glm_gradients: "(X, y, coef, loss='squared', *, intercept=None, sample_weight=None)",
+        gh.layer_gradients: "(activations, errors, *, bias=False, mask=None)",
         gh.as_gradients: "(G)",
         gh.grouped: (
             "(gradients, groups=None, *, group_size=None, offsets=None, factors=None, shifts=None, scale=1.0)"

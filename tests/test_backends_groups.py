@@ -9,10 +9,9 @@ import oracles
 import pytest
 
 from gradhess._backends import layout
-from gradhess._backends.grouping import GroupedRows
+from gradhess._backends.grouped_rows import GroupedRows
 from gradhess._backends.groups import Groups
 from gradhess._backends.protocol import NonFiniteRow, Rows
-from gradhess._gradients import passes
 from gradhess.errors import InputError
 
 LD = np.longdouble
@@ -21,14 +20,14 @@ WIDTHS = [1, 3, 7, 8, 9, 16, 63, 64, 65, 130]
 """On both sides of vectors of 2 to 8 doubles, and of eight of them."""
 
 
-def make_groups(rows, lengths, rng, *, parts=True, in_order=False):
+def make_groups(ops, rows, lengths, rng, *, parts=True, in_order=False):
     """Groups of these lengths, drawn with replacement or consecutive."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     draws = int(offsets[-1])
     return Groups(
         offsets,
         None if in_order else rng.integers(0, rows.n_samples, draws),
-        passes.slopes(rows) if rows.kind == "gradient" else None,
+        ops.errors(rows, threads=2) if rows.kind == "gradient" else None,
         rng.uniform(-2, 2, draws) if parts else None,
         rng.standard_normal(draws) if parts else None,
         rng.uniform(0.1, 2, len(lengths)) if parts else None,
@@ -78,7 +77,7 @@ def test_sums(ops, kind, dtype, rng):
             211, d, kind=kind[0], loss=kind[1], unit_column=d % 2 == 1, dtype=dtype, loss_weight=True
         )
         for lengths in ([0, 1, 5, 0, 24, 25, 300], [2] * 40):
-            groups = make_groups(rows, lengths, rng, parts=d != 8)
+            groups = make_groups(ops, rows, lengths, rng, parts=d != 8)
             expected, bound = expected_sums(rows, groups)
             oracles.assert_close(sums_of(ops, rows, groups), expected, bound, f"d = {d}, sum")
 
@@ -92,14 +91,14 @@ def test_memory_orders(ops, order, dtype, rng):
         "strided": lambda: np.repeat(rows.X, 2, axis=1)[:, ::2],
         "reversed": lambda: np.ascontiguousarray(rows.X[::-1])[::-1],
     }[order]()
-    groups = make_groups(rows, [3, 0, 400, 17], rng)
+    groups = make_groups(ops, rows, [3, 0, 400, 17], rng)
     expected = sums_of(ops, rows, groups)
     np.testing.assert_array_equal(sums_of(ops, replace(rows, X=X), groups), expected)
 
 
 def test_consecutive_groups(ops, rng):
     rows = oracles.make_rows(900, 12, kind="gradient", loss="squared")
-    groups = make_groups(rows, [100] * 9, rng, in_order=True)
+    groups = make_groups(ops, rows, [100] * 9, rng, in_order=True)
     expected, bound = expected_sums(rows, groups)
     oracles.assert_close(sums_of(ops, rows, groups), expected, bound, "sum")
     tail, tail_bound = expected[4:], bound[4:]
@@ -108,7 +107,7 @@ def test_consecutive_groups(ops, rng):
 
 def test_any_number_of_threads(ops, rng):
     rows = oracles.make_rows(3000, 33, kind="gradient", loss="logistic", dtype=np.float32)
-    groups = make_groups(rows, rng.integers(0, 200, 500), rng)
+    groups = make_groups(ops, rows, rng.integers(0, 200, 500), rng)
     expected = sums_of(ops, rows, groups, threads=1)
     for threads in (2, 3, 7):
         assert sums_of(ops, rows, groups, threads=threads).tobytes() == expected.tobytes()
@@ -120,7 +119,7 @@ def test_instruction_sets_with_fused_multiply_adds_agree(rng):
         pytest.skip("needs both AVX2 and AVX-512")
     for d in WIDTHS:
         rows = oracles.make_rows(200, d)
-        groups = make_groups(rows, [50, 300], rng)
+        groups = make_groups(cpu.CpuBackend(), rows, [50, 300], rng)
         found = []
         for isa in ("avx2", "avx512"):
             with cpu.use_isa(isa):
@@ -131,7 +130,7 @@ def test_instruction_sets_with_fused_multiply_adds_agree(rng):
 def test_a_row_that_is_not_there_is_refused(ops, rng):
     """The caller may have changed the array since it was checked; nothing outside the rows is read."""
     rows = oracles.make_rows(50, 9)
-    groups = make_groups(rows, [4, 300, 8], rng)
+    groups = make_groups(ops, rows, [4, 300, 8], rng)
     assert groups.indices is not None
     for at, row in ((0, 50), (200, -1), (311, 2**62)):
         before = groups.indices[at]
@@ -146,7 +145,7 @@ def test_far_ahead_is_within_the_draws(ops, rng):
     """Rows are asked for before their turn; at the end there are none left to ask for."""
     rows = oracles.make_rows(5, 70)
     for lengths in ([1], [2, 1], [23], [24], [25], [256], [257], [255, 26]):
-        groups = make_groups(rows, lengths, rng, parts=False)
+        groups = make_groups(ops, rows, lengths, rng, parts=False)
         expected, bound = expected_sums(rows, groups)
         oracles.assert_close(sums_of(ops, rows, groups), expected, bound, "sum")
 
@@ -155,13 +154,11 @@ def test_far_ahead_is_within_the_draws(ops, rng):
 
 
 @pytest.fixture
-def grouped_rows(rng):
+def grouped_rows(ops, rng):
     def make(m, d, *, loss="squared", dtype=np.float64, **options):
         rows = oracles.make_rows(500, d, kind="gradient", loss=loss, dtype=dtype, **options)
-        groups = make_groups(rows, rng.integers(0, 9, m), rng)
-        return GroupedRows(
-            rows.X, kind="gradient", unit_column=rows.unit_column, coef=rows.coef, groups=groups
-        )
+        groups = make_groups(ops, rows, rng.integers(0, 9, m), rng)
+        return GroupedRows(rows.X, kind="structured", unit_column=rows.unit_column, groups=groups)
 
     return make
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -46,16 +47,43 @@ def facts() -> dict[str, Any]:
 
 
 def limits(dtype: str, *, seconds: float = 0.3) -> tuple[float, float] | None:
-    """(GFLOP/s of multiply-adds on registers, GB/s of reading memory), or None without the compiled module."""
+    """(GFLOP/s of multiply-adds on registers, GB/s of reading memory), or None without the compiled module.
+
+    With the instruction set and the number of threads that are active.
+    """
     try:
         from gradhess import _cpu
         from gradhess._backends import cpu
     except ImportError:
         return None
     isa = cpu.available_isas().index(cpu.active_isa())
-    peak = _cpu.probe_fma_peak(dtype == "float32", threads(), seconds, isa)
+    peak = _cpu.probe_fma_peak(dtype != "float64", threads(), seconds, isa)
     bandwidth = _cpu.probe_read_bandwidth(1 << 28, threads(), seconds)
     return peak, bandwidth
+
+
+class Limits:
+    """The best that probes saw in the rounds of a run: a limit is what the machine can do, not what it did under load.
+
+    Used as ``after_round`` of ``timing.interleaved``.
+    """
+
+    def __init__(self, dtype: str, *, seconds: float = 0.1, pause: float = 0.05) -> None:
+        self._dtype, self._seconds, self._pause = dtype, seconds, pause
+        self.peak = self.bandwidth = 0.0
+        """GFLOP/s and GB/s; 0 where the compiled module is not there."""
+
+    def __call__(self) -> None:
+        time.sleep(self._pause)
+        found = limits(self._dtype, seconds=self._seconds)
+        if found is not None:
+            self.peak, self.bandwidth = max(self.peak, found[0]), max(self.bandwidth, found[1])
+
+    def floor(self, flop: float, n_bytes: float) -> float | None:
+        """Seconds that nothing on this machine can go below; None where nothing was probed."""
+        if not self.peak:
+            return None
+        return max(flop / self.peak, n_bytes / self.bandwidth) * 1e-9
 
 
 def _processor() -> str:

@@ -7,7 +7,7 @@ The whole job is, for the squared loss at ``coef``: residuals ``r = X coef - y``
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -58,12 +58,16 @@ class Problem:
     n: int
     d: int
     dtype: str
+    memory: Array | None = field(default=None, repr=False, compare=False)
+    """Entries for X, where many problems share them: at least n d, of that dtype."""
 
     def __str__(self) -> str:
         return f"{self.n}x{self.d}-{self.dtype}"
 
     @cached_property
     def X(self) -> Array:
+        if self.memory is not None:
+            return self.memory[: self.n * self.d].reshape(self.n, self.d)
         return np.random.default_rng(self.d).standard_normal(
             (self.n, self.d), dtype=np.dtype(self.dtype).type
         )
@@ -137,6 +141,29 @@ class Problem:
         if answer.loss is not None:
             bound = 2 * along * ref.loss + across * ref.loss_k
             assert abs(answer.loss - ref.loss) <= bound, f"{self}: the loss is wrong"
+
+    def check_along(self, gram: Array, *, summed_rows: int) -> None:
+        """Assert that ``gram v`` is ``X^T r^2 (X v)`` for one vector v: as much as n d operations can show.
+
+        Bounds as in ``check``, with the magnitudes of v.
+        """
+        v = np.random.default_rng(6).standard_normal(self.d)
+        coef = self.coef.astype(np.float64)
+        expected, size = np.zeros(self.d), np.zeros(self.d)
+        for start in range(0, self.n, CHUNK):
+            X = self.X[start : start + CHUNK].astype(np.float64)
+            y = self.y[start : start + CHUNK].astype(np.float64)
+            r = X @ coef - y
+            k = np.abs(X) @ np.abs(coef) + np.abs(y)
+            expected += X.T @ (r * r * (X @ v))
+            size += np.abs(X).T @ (k * k * (np.abs(X) @ np.abs(v)))
+        u = np.finfo(self.dtype).eps / 2
+        bound = (
+            (min(summed_rows, self.n) + 4) * u
+            + 2 * (self.d + 2) * u
+            + (self.n + self.d) * np.finfo(np.float64).eps
+        ) * size
+        assert (np.abs(gram @ v - expected) <= bound).all(), f"{self}: X^T diag(r^2) X is wrong"
 
     def check_plain(self, product: Array) -> None:
         """Assert that ``product`` is X^T X, in its lower triangle."""

@@ -12,6 +12,7 @@
 #include "../cpu/grouped.hpp"
 #include "../cpu/rowwise.hpp"
 #include "../cpu/totals.hpp"
+#include "outer_gram.hpp"
 
 namespace py = pybind11;
 namespace cpu = gradhess::cpu;
@@ -41,6 +42,7 @@ cpu::DType dtype_of(const py::array& array) {
             return size == 8 ? cpu::DType::u64
                              : (size == 4 ? cpu::DType::u32 : (size == 2 ? cpu::DType::u16 : cpu::DType::u8));
         case 'b': return cpu::DType::boolean;
+        case 'V': return cpu::DType::bf16;  // ml_dtypes.bfloat16, the one such dtype that gets past gradhess._arrays
         default: throw py::type_error("X must be of a real dtype");
     }
 }
@@ -67,7 +69,8 @@ RowsHandle make_rows(py::array X, int kind, bool unit_column, int loss, double p
     rows.unit_column = unit_column;
     rows.loss = static_cast<cpu::Loss>(loss);
     rows.parameter = parameter;
-    rows.y = doubles(y);
+    rows.y = y ? y->data() : nullptr;
+    if (y) rows.y_dtype = dtype_of(*y);
     rows.coef = doubles(coef);
     rows.intercept = doubles(intercept);
     rows.loss_weight = doubles(loss_weight);
@@ -142,6 +145,14 @@ py::array_t<double> norms(const RowsHandle& handle, int threads, std::size_t isa
     double* data = out.mutable_data();
     py::gil_scoped_release release;
     cpu::norms(handle.rows, data, threads, isa_at(isa));
+    return out;
+}
+
+py::array_t<double> errors(const RowsHandle& handle, int threads, std::size_t isa) {
+    py::array_t<double> out({handle.rows.samples, handle.rows.row_outputs()});
+    double* data = out.mutable_data();
+    py::gil_scoped_release release;
+    cpu::errors(handle.rows, data, threads, isa_at(isa));
     return out;
 }
 
@@ -222,10 +233,12 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
         py::gil_scoped_release release;
         return cpu::first_nonfinite(handle.rows, doubles(weights), threads, isa_at(isa));
     });
+    m.def("errors", &errors);
     m.def("norms", &norms);
     m.def("multiply", &multiply);
     m.def("multiply_transposed", &multiply_transposed);
     m.def("group_sums", &group_sums);
+    m.def("outer_gram", &gradhess::bindings::outer_gram);
     m.def("isa_names", &isa_names);
     m.def("compiler", [] { return std::string(__VERSION__); });
     m.def("probe_fma_peak", [](bool single, int threads, double seconds, std::size_t isa) {

@@ -46,6 +46,7 @@ struct Team {
 template <class T>
 struct SlabWork {
     Slab<T> slab;
+    T* trees = nullptr;     // (slab rows / 8, padded), of which slab.trees is this or null
     double* sum = nullptr;  // (padded,) column sums of the slab
     std::atomic<Index> next_tile{0};
     std::atomic<bool> suspicious{false};
@@ -90,6 +91,8 @@ class Accumulation {
           padded_(round_up(parameters_, kernels.panel)),
           weighted_(weights != nullptr || rows.kind == RowKind::hessian),
           buffered_(moments.block_scatter != nullptr),
+          narrow_(buffered_ && moments.structure == Structure::full && !weighted_ && rows.row_outputs() == 1 &&
+                  parameters_ <= kernels.narrow_parameters),
           open_rows_(moments.counts[kBlockRows]),
           n_blocks_((open_rows_ + rows.samples + layout_.block_rows - 1) / layout_.block_rows) {}
 
@@ -196,6 +199,7 @@ class Accumulation {
     void carve_work(Carver& carver, Work& work) const {
         work.slab = carve_slab<T>(carver, rows_, weighted_, layout_.slab_rows, kernels_.panel);
         work.sum = carver.take<double>(padded_);
+        work.trees = carver.take<T>((layout_.slab_rows + 7) / 8 * padded_);
     }
 
     void carve_buffer(Carver& carver, Buffer& buffer) const {
@@ -290,6 +294,7 @@ class Accumulation {
         if (team.rank == 0) {
             if (team.size > 1 || options_.threads == 1) poll();
             work.stop = interrupted_.load();
+            slab.trees = finds_shift(block) ? nullptr : work.trees;
         }
         team.barrier();  // tiles of the slab before are done with the panels
         if (work.stop.load()) return false;
@@ -299,8 +304,12 @@ class Accumulation {
             work.suspicious = false;
         }
 
+        if (narrow_ && team.size == 1 && !finds_shift(block))  // one thread, one loop
+            return add_narrow_slab(team, work, scratch, block, first, count);
+
         const auto [row_begin, row_end] = team.share(count, 16);
-        kernels_.prepare(rows_, weights_, first, row_begin, row_end, slab, scratch);
+        kernels_.prepare(rows_, weights_, first, row_begin, row_end,
+                         moments_.centred && slab.trees ? block.shift : nullptr, slab, scratch);
         team.barrier();
 
         double weight = static_cast<double>(count);
@@ -313,15 +322,7 @@ class Accumulation {
         team.barrier();
         if (work.suspicious.load() && !confirm_finite(team, work, scratch, first, count)) return false;
 
-        if (team.rank == 0) {
-            for (Index j = 0; j < parameters_; ++j) block.sum[j] += work.sum[j];
-            block.weight += weight;
-            block.weight_squares += weight_squares;
-            block.rows += count;
-            if (rows_.kind != RowKind::dense) {
-                block.loss += sum_of(slab.value, count, [](double value) { return value; });
-            }
-        }
+        if (team.rank == 0) add_sums(work, block, count, weight, weight_squares);
         if (moments_.structure == Structure::full) {
             look_ahead(team, scratch, first + count);
             update_tiles(work, scratch, block);
@@ -331,11 +332,45 @@ class Accumulation {
         return true;
     }
 
+    // The first slab that has any weight gives the shift: the ones before it add nothing, whatever they hold.
+    bool finds_shift(const Block& block) const { return moments_.centred && block.weight == 0.0; }
+
+    bool add_narrow_slab(Team team, Work& work, RowScratch<T>& scratch, Block& block, Index first, Index count) {
+        look_ahead(team, scratch, first + count);
+        const double* shift = moments_.centred ? block.shift : nullptr;
+        const Target<Scatter> target{block.scatter, padded_, parameters_, true};
+        if constexpr (sizeof(Scatter) == 8) {
+            kernels_.narrow_slab(rows_, first, count, shift, work.slab, work.sum, target, scratch);
+        } else {
+            kernels_.narrow_slab_narrow(rows_, first, count, shift, work.slab, work.sum, target, scratch);
+        }
+        double zero = 0.0;
+        for (Index j = 0; j < parameters_; ++j) zero += work.sum[j] * 0.0;
+        const double weight = static_cast<double>(count);
+        if (!(zero == 0.0)) {
+            work.slab.rows = count;
+            work.slab.trees = nullptr;
+            kernels_.prepare(rows_, weights_, first, 0, count, nullptr, work.slab, scratch);
+            centre_panels(team, work, block, weight);
+            if (!confirm_finite(team, work, scratch, first, count)) return false;
+        }
+        add_sums(work, block, count, weight, weight);
+        return true;
+    }
+
+    void add_sums(const Work& work, Block& block, Index count, double weight, double weight_squares) const {
+        for (Index j = 0; j < parameters_; ++j) block.sum[j] += work.sum[j];
+        block.weight += weight;
+        block.weight_squares += weight_squares;
+        block.rows += count;
+        if (rows_.kind != RowKind::dense)
+            block.loss += sum_of(work.slab.value, count, [](double value) { return value; });
+    }
+
     void centre_panels(Team team, Work& work, Block& block, double weight) {
         const auto [begin, end] = team.share(work.slab.n_panels, 1);
         double divisor = 0.0;
-        // The first slab that has any weight gives the shift: the ones before it add nothing, whatever they hold.
-        if (moments_.centred && block.weight == 0.0) divisor = weight;
+        if (finds_shift(block)) divisor = weight;
         kernels_.centre_and_sum(work.slab, begin, end, divisor, moments_.centred ? block.shift : nullptr, work.sum);
         double zero = 0.0;  // becomes NaN where a sum is not finite
         for (Index j = begin * kernels_.panel; j < end * kernels_.panel; ++j) zero += work.sum[j] * 0.0;
@@ -344,7 +379,7 @@ class Accumulation {
         if (!(zero == 0.0)) work.suspicious = true;
     }
 
-    // A sum that is not finite has a row to blame, or only overflowed.
+    // A sum that is not finite has a row to blame, or only overflowed: then it is formed anew in float64.
     bool confirm_finite(Team team, Work& work, RowScratch<T>& scratch, Index first, Index count) {
         if (team.rank == 0) {
             work.bad_row = kernels_.first_nonfinite(rows_, weights_, first, count, scratch);
@@ -354,13 +389,17 @@ class Accumulation {
             }
         }
         team.barrier();
-        return work.bad_row < 0;
+        if (work.bad_row >= 0) return false;
+        const auto [begin, end] = team.share(work.slab.n_panels, 1);
+        kernels_.sum_wide(work.slab, begin, end, work.sum);
+        team.barrier();
+        return true;
     }
 
     // Names this member's share of the next slab, to be fetched while the tiles are computed.
     void look_ahead(Team team, RowScratch<T>& scratch, Index next) const {
         scratch.ahead = scratch.ahead_end = nullptr;
-        const Index row_bytes = rows_.features * static_cast<Index>(sizeof(T));
+        const Index row_bytes = rows_.features * static_cast<Index>(size_of(rows_.dtype));
         const Index count = std::min(layout_.slab_rows, rows_.samples - next);
         if (rows_.row_stride != row_bytes || count <= 0) return;
         const auto [begin, end] = team.share(count, 16);
@@ -426,6 +465,7 @@ class Accumulation {
     const Index padded_;
     const bool weighted_;
     const bool buffered_;
+    const bool narrow_;
     const Index open_rows_;
     const Index n_blocks_;
     std::atomic<bool> interrupted_{false};
@@ -440,8 +480,7 @@ Result accumulate(const Rows& rows, const double* weights, Moments& moments, con
     const auto run = [&](const auto& kernels, auto accumulator) {
         return Accumulation(rows, weights, moments, options, kernels, accumulator).run();
     };
-    const bool narrow = rows.dtype == DType::f32 || rows.dtype == DType::f16;
-    if (narrow) return moments.scatter_f32 ? run(isa.f32, float{}) : run(isa.f32, double{});
+    if (computes_in_float(rows.dtype)) return moments.scatter_f32 ? run(isa.f32, float{}) : run(isa.f32, double{});
     return moments.scatter_f32 ? run(isa.f64, float{}) : run(isa.f64, double{});
 }
 

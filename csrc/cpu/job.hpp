@@ -9,7 +9,28 @@ namespace gradhess::cpu {
 
 using Index = std::int64_t;
 
-enum class DType : int { f64, f32, f16, i8, i16, i32, i64, u8, u16, u32, u64, boolean };
+enum class DType : int { f64, f32, f16, bf16, i8, i16, i32, i64, u8, u16, u32, u64, boolean };
+
+inline std::size_t size_of(DType dtype) {
+    switch (dtype) {
+        case DType::f64:
+        case DType::i64:
+        case DType::u64: return 8;
+        case DType::f32:
+        case DType::i32:
+        case DType::u32: return 4;
+        case DType::f16:
+        case DType::bf16:
+        case DType::i16:
+        case DType::u16: return 2;
+        default: return 1;
+    }
+}
+
+// Floats of at most 32 bits are computed with in float32, everything else in float64.
+inline bool computes_in_float(DType dtype) {
+    return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16;
+}
 
 // Codes in the order of loss_formulas.SCALAR_LOSSES.
 enum class Loss : int { none = -1, squared, logistic, poisson, huber, softmax, custom };
@@ -41,7 +62,8 @@ struct Rows {
     Loss loss = Loss::none;
     double parameter = 0.0;
     CustomLoss custom;
-    const double* y = nullptr;
+    const void* y = nullptr;            // (samples,) of y_dtype: f64 or f32
+    DType y_dtype = DType::f64;
     const double* coef = nullptr;       // (outputs, features)
     const double* intercept = nullptr;  // (outputs,) or null
     const double* loss_weight = nullptr;

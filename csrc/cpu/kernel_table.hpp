@@ -11,15 +11,28 @@ struct Kernels {
     int panel;       // columns of a packed panel
     int strip_rows;  // rows of the scatter matrix that one tile covers
     int tile_columns;
+    int narrow_parameters;  // rows of up to so many can go through narrow_slab
 
-    void (*prepare)(const Rows&, const double* weights, Index first, Index begin, Index end, Slab<T>&, RowScratch<T>&);
+    void (*prepare)(const Rows&, const double* weights, Index first, Index begin, Index end, const double* shift,
+                    Slab<T>&, RowScratch<T>&);
     void (*centre_and_sum)(Slab<T>&, Index begin, Index end, double divisor, double* shift, double* sum);
+    void (*sum_wide)(const Slab<T>&, Index begin, Index end, double* sum);
     void (*rank_update)(const Slab<T>&, const Tile&, const Target<double>&, RowScratch<T>&);
     void (*rank_update_narrow)(const Slab<T>&, const Tile&, const Target<float>&, RowScratch<T>&);
+    void (*narrow_slab)(const Rows&, Index begin, Index count, const double* shift, Slab<T>&, double* sum,
+                        const Target<double>&, RowScratch<T>&);
+    void (*narrow_slab_narrow)(const Rows&, Index begin, Index count, const double* shift, Slab<T>&, double* sum,
+                               const Target<float>&, RowScratch<T>&);
     void (*add_squares)(const Slab<T>&, Index begin, Index end, Index parameters, double* diagonal);
     void (*add_squares_narrow)(const Slab<T>&, Index begin, Index end, Index parameters, float* diagonal);
 
+    // Outer rows (outer.hpp).
+    void (*pack_plain)(const T* rows, Index count, Index features, bool unit_column, Slab<T>&, Index row0);
+    void (*outer_update)(const Slab<T>&, const double* scale, const Tile&, const Target<double>&, T* scaled);
+    void (*outer_update_narrow)(const Slab<T>&, const double* scale, const Tile&, const Target<float>&, T* scaled);
+
     void (*materialize)(const Rows&, Index first, Index count, T* out, RowScratch<T>&);
+    void (*errors)(const Rows&, Index first, Index count, double* out, RowScratch<T>&);
     void (*norms)(const Rows&, Index first, Index count, double* out, RowScratch<T>&);
     void (*multiply)(const Rows&, Index first, Index count, const double* vectors, const double* units, Index m,
                      double* products, double* out, RowScratch<T>&);

@@ -1,14 +1,9 @@
 // The body of every kernels_<isa>.cpp: one template, instantiated for the vector length that the file names.
-#if defined(__aarch64__)
-#define GRADHESS_VECTOR_REGISTER(v) "+w"(v)
-#else
-#define GRADHESS_VECTOR_REGISTER(v) "+v"(v)
-#endif
-
 #include "group_sums.hpp"
 #include "kernel_table.hpp"
+#include "narrow.hpp"
+#include "outer.hpp"
 #include "probe.hpp"
-#include "rank_update.hpp"
 #include "row_products.hpp"
 
 namespace gradhess::cpu::GRADHESS_ISA {
@@ -21,11 +16,19 @@ constexpr Kernels<T> make_kernels() {
     table.tile_columns = kTileVectors * Simd<T>::lanes;
     table.prepare = prepare<T>;
     table.centre_and_sum = centre_and_sum<T>;
+    table.sum_wide = sum_wide<T>;
     table.rank_update = rank_update<T, double>;
+    table.narrow_parameters = kNarrowParameters<T>;
+    table.narrow_slab = narrow_slab<T, double>;
+    table.narrow_slab_narrow = narrow_slab<T, float>;
     table.add_squares = add_squares<T, double>;
     table.rank_update_narrow = rank_update<T, float>;
     table.add_squares_narrow = add_squares<T, float>;
+    table.pack_plain = pack_plain<T>;
+    table.outer_update = outer_update<T, double>;
+    table.outer_update_narrow = outer_update<T, float>;
     table.materialize = materialize<T>;
+    table.errors = errors<T>;
     table.norms = norms<T>;
     table.multiply = multiply<T>;
     table.multiply_transposed = multiply_transposed<T>;

@@ -98,8 +98,9 @@ inline void evaluate_softmax(const double* eta, const double* y, Index n, Index 
     }
 }
 
-inline void evaluate_loss(const Rows& rows, Index first, Index n, const double* eta, double* value, double* slope) {
-    const double* y = rows.y + first;
+// `y` and `eta` are those of the n rows from `first` on.
+inline void evaluate_loss(const Rows& rows, Index first, Index n, const double* eta, const double* y, double* value,
+                          double* slope) {
     const bool second = rows.kind == RowKind::hessian;
     switch (rows.loss) {
         case Loss::squared: evaluate(Squared{}, eta, y, rows.parameter, second, n, value, slope); break;

@@ -5,6 +5,8 @@
 // A row's bits depend on that row alone, and not on the vector length.
 #pragma once
 
+#include <type_traits>
+
 #include "losses.hpp"
 #include "slab.hpp"
 #include "tuning.hpp"
@@ -35,6 +37,10 @@ struct HalfBits {
     std::uint16_t bits;
 };
 
+struct BrainFloatBits {
+    std::uint16_t bits;
+};
+
 template <class Source>
 GRADHESS_INLINE Source swap_bytes(Source value) {
     unsigned char bytes[sizeof value];
@@ -55,6 +61,30 @@ GRADHESS_INLINE T convert(HalfBits value) {
     return static_cast<T>(widen_half(value.bits));
 }
 
+template <class T>
+GRADHESS_INLINE T convert(BrainFloatBits value) {
+    const std::uint32_t bits = static_cast<std::uint32_t>(value.bits) << 16;
+    float wide;
+    __builtin_memcpy(&wide, &bits, sizeof wide);
+    return static_cast<T>(wide);
+}
+
+// Entries that lie one after the other.
+template <class T, class Source>
+GRADHESS_INLINE void convert_row(const char* from, Index count, T* out) {
+    Index j = 0;
+#if GRADHESS_VECTOR_BYTES > 16  // where there is an instruction for it
+    if constexpr (std::is_same_v<Source, HalfBits> && sizeof(T) == 4) {
+        for (; j + Simd<T>::lanes <= count; j += Simd<T>::lanes) store(out + j, load_halves(from + 2 * j));
+    }
+#endif
+    for (; j < count; ++j) {
+        Source value;
+        __builtin_memcpy(&value, from + j * static_cast<Index>(sizeof value), sizeof value);
+        out[j] = convert<T>(value);
+    }
+}
+
 template <class T, class Source>
 inline void gather_as(const Rows& rows, Index first, Index count, T* out) {
     const Index d = rows.features;
@@ -64,6 +94,11 @@ inline void gather_as(const Rows& rows, Index first, Index count, T* out) {
         __builtin_memcpy(&value, base + (first + i) * rows.row_stride + j * rows.column_stride, sizeof value);
         return convert<T>(rows.swapped ? swap_bytes(value) : value);
     };
+    if (rows.column_stride == sizeof(Source) && !rows.swapped) {
+        for (Index i = 0; i < count; ++i)
+            convert_row<T, Source>(base + (first + i) * rows.row_stride, d, out + i * d);
+        return;
+    }
     // Columns outside where they are the contiguous direction, so that each cache line is read once.
     const Index row_step = rows.row_stride < 0 ? -rows.row_stride : rows.row_stride;
     const Index column_step = rows.column_stride < 0 ? -rows.column_stride : rows.column_stride;
@@ -82,6 +117,7 @@ inline void gather(const Rows& rows, Index first, Index count, T* out) {
         case DType::f64: return gather_as<T, double>(rows, first, count, out);
         case DType::f32: return gather_as<T, float>(rows, first, count, out);
         case DType::f16: return gather_as<T, HalfBits>(rows, first, count, out);
+        case DType::bf16: return gather_as<T, BrainFloatBits>(rows, first, count, out);
         case DType::i8: return gather_as<T, std::int8_t>(rows, first, count, out);
         case DType::i16: return gather_as<T, std::int16_t>(rows, first, count, out);
         case DType::i32: return gather_as<T, std::int32_t>(rows, first, count, out);
@@ -171,21 +207,33 @@ GRADHESS_INLINE Doubles sum_lanes(const Lanes8 (&row)[2]) {
 #endif
 
 // Rows of at least eight features. `tail` holds the last eight coefficients, zero where the whole eights cover them.
-template <class T>
+// EIGHTS is d / 8 where that is known at compile time, else 0.
+template <int EIGHTS, class T>
 GRADHESS_INLINE void predict_wide(const T* x, Index stride, Index count, Index d, const double* w, const double* tail,
                                   double start, double* out, Index out_stride) {
     constexpr int batch = kDoubleLanes;
-    const Index whole = d & ~Index{7};
+    constexpr Index line_entries = 64 / sizeof(T);
+    const Index whole = EIGHTS > 0 ? 8 * EIGHTS : d & ~Index{7};
     for (Index i = 0; i < count; i += batch) {
         const T* row[batch];  // beyond the end, the last row again
         for (int r = 0; r < batch; ++r) row[r] = x + (i + r < count ? i + r : count - 1) * stride;
         Lanes8 sums[batch];
-        for (Index j = 0; j < whole; j += 8) {
+        const char* ahead = reinterpret_cast<const char*>(row[0]) + tuning::kPrefetchBytes;
+        const auto add_eight = [&](Index j) {
 #pragma GCC unroll 8
             for (int r = 0; r < batch; ++r) {
-                __builtin_prefetch(reinterpret_cast<const char*>(row[r] + j) + tuning::kPrefetchBytes, 0, 3);
+                if (j % line_entries == 0) {  // line after line, whatever row it belongs to
+                    __builtin_prefetch(ahead, 0, 2);
+                    ahead += 64;
+                }
                 sums[r].add(row[r] + j, w + j);
             }
+        };
+        if constexpr (EIGHTS > 0) {
+#pragma GCC unroll 4
+            for (Index j = 0; j < 8 * EIGHTS; j += 8) add_eight(j);
+        } else {
+            for (Index j = 0; j < whole; j += 8) add_eight(j);
         }
         if (whole < d) {
 #pragma GCC unroll 8
@@ -226,7 +274,11 @@ inline void predict(const T* x, Index stride, Index count, Index d, const double
         }
         alignas(64) double tail[8] = {};
         for (Index j = 8 - d % 8; j < 8; ++j) tail[j] = w[d - 8 + j];
-        predict_wide(x, stride, count, d, w, tail, start, eta + q, k);
+        switch (d / 8) {
+            case 1: predict_wide<1>(x, stride, count, d, w, tail, start, eta + q, k); break;
+            case 2: predict_wide<2>(x, stride, count, d, w, tail, start, eta + q, k); break;
+            default: predict_wide<0>(x, stride, count, d, w, tail, start, eta + q, k); break;
+        }
     }
 }
 
@@ -246,45 +298,121 @@ GRADHESS_INLINE V cut_row(V row, T scale, Index valid, bool unit) {
     return lane < end ? row * broadcast(scale) : after;
 }
 
-// Rows x_i, scaled by factor[i] where SCALED, with the unit column after the last feature where there is one.
-template <bool SCALED, class T>
-inline void pack_rows(const T* x, Index stride, Index count, Index d, bool unit, const T* factor, Slab<T>& slab,
-                      Index row0) {
+inline constexpr Index kTreeRows = 8;
+
+// Where the sums of the eight rows go to which `row` belongs.
+template <class T>
+GRADHESS_INLINE T* tree_at(const Slab<T>& slab, Index row) {
+    return slab.trees + row / kTreeRows * slab.n_panels * kPanel<T>;
+}
+
+// What becomes of a row on its way into the slab: (x_i, 1 where `unit`) * factor[i] - shift; no factor and no shift where
+// they are null.
+template <class T>
+struct Packing {
+    const T* x = nullptr;
+    Index stride = 0;
+    Index readable = 0;  // entries that may be read from x on
+    Index features = 0;
+    bool unit = false;
+    const T* factor = nullptr;
+    const T* shift = nullptr;
+    const double* weight = nullptr;  // of each row in the tree sums; null for one
+};
+
+// The whole panels of eight rows, and their weighted sums where slab.trees is given: a tree in T, fewer than eight rows
+// filled up with zeros.
+template <bool SCALED, bool SHIFTED, class T>
+GRADHESS_INLINE void pack_eight(const Packing<T>& packing, Index i, Slab<T>& slab, Index row) {
     using V = Vector<T>;
     constexpr int panel = kPanel<T>;
     constexpr int lanes = Simd<T>::lanes;
-    const Index whole = d / panel;
-    constexpr Index kBatch = 16;  // rows per visit of a panel, so that stores to it are consecutive
-    for (Index i0 = 0; i0 < count; i0 += kBatch) {
-        const Index batch = count - i0 < kBatch ? count - i0 : kBatch;
-        for (Index p = 0; p < whole; ++p) {
-            T* out = slab.panels + p * slab.panel_stride + (row0 + i0) * panel;
-            const T* in = x + i0 * stride + p * panel;
-            for (Index i = 0; i < batch; ++i) {
-                for (int v = 0; v < panel; v += lanes) {
-                    V row = load<V>(in + i * stride + v);
-                    if (SCALED) row *= broadcast(factor[i0 + i]);
-                    store(out + i * panel + v, row);
-                }
+    const Index whole = packing.features / panel;
+    const T* first = packing.x + i * packing.stride;
+    for (Index p = 0; p < whole; ++p) {
+        T* out = slab.panels + p * slab.panel_stride + row * panel;
+        for (int v = 0; v < panel; v += lanes) {
+            const T* in = first + p * panel + v;
+            const V by = SHIFTED ? load<V>(packing.shift + p * panel + v) : V{};
+            V entry[kTreeRows];
+#pragma GCC unroll 8
+            for (int r = 0; r < kTreeRows; ++r) {
+                entry[r] = load<V>(in + r * packing.stride);
+                if (SCALED) entry[r] *= broadcast(packing.factor[i + r]);
+                if (SHIFTED) entry[r] = rounded(entry[r]) - by;
+                store(out + r * panel + v, entry[r]);
             }
+            if (!slab.trees) continue;
+            if (packing.weight) {
+                for (int r = 0; r < kTreeRows; ++r) entry[r] = rounded(entry[r] * broadcast(static_cast<T>(packing.weight[i + r])));
+            }
+            store(tree_at(slab, row) + p * panel + v,
+                  ((entry[0] + entry[1]) + (entry[2] + entry[3])) + ((entry[4] + entry[5]) + (entry[6] + entry[7])));
         }
-        for (Index p = whole; p < slab.n_panels; ++p) {
-            T* out = slab.panels + p * slab.panel_stride + (row0 + i0) * panel;
-            for (Index i = 0; i < batch; ++i) {
-                const T* in = x + (i0 + i) * stride + p * panel;
-                const T scale = SCALED ? factor[i0 + i] : T(1);
-                // Whole vectors may be read as long as they end within the rows at hand.
-                if (stride > 0 && (i0 + i) * stride + (p + 1) * panel <= (count - 1) * stride + d) {
-                    for (int v = 0; v < panel; v += lanes)
-                        store(out + i * panel + v, cut_row(load<V>(in + v), scale, d - p * panel - v, unit));
-                    continue;
-                }
+    }
+}
+
+// Panels [begin, n_panels) of a few rows, entry by entry where a vector would pass the end of the rows.
+template <bool SCALED, bool SHIFTED, class T>
+inline void pack_rest(const Packing<T>& packing, Index i, Index count, Index begin, Slab<T>& slab, Index row) {
+    using V = Vector<T>;
+    constexpr int panel = kPanel<T>;
+    constexpr int lanes = Simd<T>::lanes;
+    const Index d = packing.features;
+    for (Index p = begin; p < slab.n_panels; ++p) {
+        T* out = slab.panels + p * slab.panel_stride + row * panel;
+        for (Index r = 0; r < count; ++r) {
+            const Index at = (i + r) * packing.stride + p * panel;
+            const T scale = SCALED ? packing.factor[i + r] : T(1);
+            if (packing.stride > 0 && at + panel <= packing.readable) {
+                for (int v = 0; v < panel; v += lanes)
+                    store(out + r * panel + v,
+                          cut_row(load<V>(packing.x + at + v), scale, d - p * panel - v, packing.unit));
+            } else {
                 for (int v = 0; v < panel; ++v) {
                     const Index j = p * panel + v;
-                    out[i * panel + v] = j < d ? in[v] * scale : (j == d && unit ? scale : T(0));
+                    out[r * panel + v] = j < d ? packing.x[at + v] * scale : (j == d && packing.unit ? scale : T(0));
                 }
             }
         }
+        for (int v = 0; v < panel; v += lanes) {
+            if (SHIFTED) {
+                const V by = load<V>(packing.shift + p * panel + v);
+                for (Index r = 0; r < count; ++r)
+                    store(out + r * panel + v, load<V>(out + r * panel + v) - by);
+            }
+            if (!slab.trees) continue;
+            V entry[kTreeRows] = {};
+            for (Index r = 0; r < count; ++r) {
+                entry[r] = load<V>(out + r * panel + v);
+                if (packing.weight) entry[r] = rounded(entry[r] * broadcast(static_cast<T>(packing.weight[i + r])));
+            }
+            store(tree_at(slab, row) + p * panel + v,
+                  ((entry[0] + entry[1]) + (entry[2] + entry[3])) + ((entry[4] + entry[5]) + (entry[6] + entry[7])));
+        }
+    }
+}
+
+// Packs `count` rows; the first becomes row `row0` of the slab, a multiple of kTreeRows where trees are wanted.
+template <bool SCALED, bool SHIFTED, class T>
+GRADHESS_INLINE void pack_as(const Packing<T>& packing, Index count, Slab<T>& slab, Index row0) {
+    const Index whole = packing.features / kPanel<T>;
+    Index i = 0;
+    for (; i + kTreeRows <= count; i += kTreeRows) {
+        pack_eight<SCALED, SHIFTED>(packing, i, slab, row0 + i);
+        if (whole < slab.n_panels) pack_rest<SCALED, SHIFTED>(packing, i, kTreeRows, whole, slab, row0 + i);
+    }
+    if (i < count) pack_rest<SCALED, SHIFTED>(packing, i, count - i, 0, slab, row0 + i);
+}
+
+template <class T>
+inline void pack_rows(const Packing<T>& packing, Index count, Slab<T>& slab, Index row0) {
+    if (packing.factor) {
+        packing.shift ? pack_as<true, true>(packing, count, slab, row0)
+                      : pack_as<true, false>(packing, count, slab, row0);
+    } else {
+        packing.shift ? pack_as<false, true>(packing, count, slab, row0)
+                      : pack_as<false, false>(packing, count, slab, row0);
     }
 }
 
@@ -300,21 +428,37 @@ inline void outer_row(const T* x, Index d, bool unit, const T* factor, Index k, 
 
 // ---- the stage --------------------------------------------------------------------------------------------------
 
+// The labels of a group as float64: in place where they are that already.
+template <class T>
+inline const double* labels(const Rows& rows, Index first, Index count, RowScratch<T>& scratch) {
+    if (rows.y_dtype == DType::f64) return static_cast<const double*>(rows.y) + first;
+    const float* y = static_cast<const float*>(rows.y) + first;
+    for (Index i = 0; i < count; ++i) scratch.target[i] = static_cast<double>(y[i]);
+    return scratch.target;
+}
+
 // Loss terms of a group: scratch.value, scratch.slope, and scratch.factor for gradient rows.
 template <class T>
 inline void loss_terms(const Rows& rows, const RowView<T>& x, Index first, Index count, RowScratch<T>& scratch) {
     predict(x.data, x.stride, count, rows.features, rows.coef, rows.intercept, rows.outputs, scratch.eta);
-    evaluate_loss(rows, first, count, scratch.eta, scratch.value, scratch.slope);
+    const double* y = labels(rows, first, count, scratch);
+    evaluate_loss(rows, first, count, scratch.eta, y, scratch.value, scratch.slope);
     const Index n = count * rows.row_outputs();
     for (Index i = 0; i < n; ++i) scratch.factor[i] = static_cast<T>(scratch.slope[i]);
 }
 
-// Packs rows [begin, end) of the slab whose first row is `first`; their weights and losses go into the slab.
+// Packs rows [begin, end) of the slab whose first row is `first`; their weights and losses go into the slab, and sums of
+// eight rows into slab.trees where it is given. `shift` (padded) is subtracted where it is given.
 template <class T>
-void prepare(const Rows& rows, const double* weights, Index first, Index begin, Index end, Slab<T>& slab,
-             RowScratch<T>& scratch) {
+void prepare(const Rows& rows, const double* weights, Index first, Index begin, Index end, const double* shift,
+             Slab<T>& slab, RowScratch<T>& scratch) {
     const Index k = rows.row_outputs();
     constexpr int panel = kPanel<T>;
+    const Index padded = slab.n_panels * panel;
+    for (Index c = 0; shift && c < padded; ++c) scratch.shift[c] = static_cast<T>(shift[c]);
+    if (k > 1)  // outer rows are padded like the panels
+        for (Index r = 0; r < kTreeRows; ++r)
+            for (Index c = rows.parameters(); c < padded; ++c) scratch.outer[r * padded + c] = 0;
     for (Index i = begin; i < end; i += scratch.group) {
         const Index count = end - i < scratch.group ? end - i : scratch.group;
         const RowView<T> x = view_rows(rows, first + i, count, scratch);
@@ -329,19 +473,23 @@ void prepare(const Rows& rows, const double* weights, Index first, Index begin, 
                 slab.weight[i + r] = weight;
             }
         }
-        if (rows.kind != RowKind::gradient) {
-            pack_rows<false>(x.data, x.stride, count, rows.features, rows.unit_column, static_cast<const T*>(nullptr),
-                             slab, i);
-        } else if (k == 1) {
-            pack_rows<true>(x.data, x.stride, count, rows.features, rows.unit_column, scratch.factor, slab, i);
-        } else {
-            const Index width = slab.n_panels * panel;
-            for (Index c = rows.parameters(); c < width; ++c) scratch.row[c] = 0;
-            for (Index r = 0; r < count; ++r) {
-                outer_row(x.data + r * x.stride, rows.features, rows.unit_column, scratch.factor + r * k, k,
-                          scratch.row);
-                pack_rows<false>(scratch.row, width, 1, width, false, static_cast<const T*>(nullptr), slab, i + r);
-            }
+        const bool outer = k > 1;
+        Packing<T> packing;
+        packing.x = outer ? scratch.outer : x.data;
+        packing.stride = outer ? padded : x.stride;
+        packing.features = outer ? padded : rows.features;
+        packing.unit = !outer && rows.unit_column;
+        packing.factor = !outer && rows.kind == RowKind::gradient ? scratch.factor : nullptr;
+        packing.shift = shift ? scratch.shift : nullptr;
+        const Index step = outer ? kTreeRows : count;
+        for (Index r = 0; r < count; r += step) {
+            const Index n = count - r < step ? count - r : step;
+            for (Index s = 0; outer && s < n; ++s)
+                outer_row(x.data + (r + s) * x.stride, rows.features, rows.unit_column, scratch.factor + (r + s) * k, k,
+                          scratch.outer + s * padded);
+            packing.readable = (n - 1) * packing.stride + packing.features;
+            packing.weight = slab.weighted ? slab.weight + i + r : nullptr;
+            pack_rows(packing, n, slab, i + r);
         }
     }
 }

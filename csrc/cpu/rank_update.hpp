@@ -30,93 +30,156 @@ template <class T>
 inline constexpr int kStripRows = 4;
 #endif
 
-template <int ROWS, int VECTORS, class T, class Scatter>
-GRADHESS_INLINE void add_tile(const Vector<T> (&sum)[ROWS][VECTORS], const Target<Scatter>& target, Index row,
-                              Index column) {
-    using V = Vector<T>;
-    constexpr int lanes = Simd<T>::lanes;
-    constexpr int width = VECTORS * lanes;
-    if (target.padded || (column + width <= row + 1 && row + ROWS <= target.parameters)) {
-        for (int m = 0; m < ROWS; ++m) {
-            Scatter* at = target.data + (row + m) * target.stride + column;
-            if constexpr (sizeof(T) == sizeof(Scatter)) {
-                for (int v = 0; v < VECTORS; ++v) store(at + v * lanes, load<V>(at + v * lanes) + sum[m][v]);
-            } else if constexpr (sizeof(T) < sizeof(Scatter)) {
-                for (int v = 0; v < VECTORS; ++v) {
-                    const auto [low, high] = widen(sum[m][v]);
-                    double* low_at = at + v * lanes;
-                    double* high_at = low_at + kDoubleLanes;
-                    store(low_at, load_doubles(low_at) + low);
-                    store(high_at, load_doubles(high_at) + high);
-                }
-            } else {
-                alignas(64) T spilled[width];
-                for (int v = 0; v < VECTORS; ++v) store(spilled + v * lanes, sum[m][v]);
-                for (int c = 0; c < width; ++c) at[c] += static_cast<Scatter>(spilled[c]);
-            }
-        }
-        return;
-    }
-    alignas(64) T spilled[ROWS][width];
-    for (int m = 0; m < ROWS; ++m)
-        for (int v = 0; v < VECTORS; ++v) store(spilled[m] + v * lanes, sum[m][v]);
-    for (int m = 0; m < ROWS && row + m < target.parameters; ++m) {
-        Scatter* at = target.data + (row + m) * target.stride + column;
-        for (int c = 0; c < width && column + c <= row + m; ++c) at[c] += static_cast<Scatter>(spilled[m][c]);
-    }
+// Where a strip has half as many rows as a vector has lanes, the tile on the diagonal ends in half a vector: what lies
+// above the diagonal is not computed.
+template <class T>
+inline constexpr bool kHalves = 2 * kStripRows<T> == Simd<T>::lanes;
+
+// Half a vector of floats, which is as many as a vector has doubles; for double there is none, and none is used.
+template <class T>
+using HalfVector = typename Simd<T>::HalfVector;
+
+GRADHESS_INLINE void add_to(double* at, Doubles sum) { store(at, load_doubles(at) + sum); }
+GRADHESS_INLINE void add_to(float* at, Vector<float> sum) { store(at, load<Vector<float>>(at) + sum); }
+GRADHESS_INLINE void add_to(float* at, HalfVector<float> sum) { store(at, load<HalfVector<float>>(at) + sum); }
+GRADHESS_INLINE void add_to(double* at, HalfVector<float> sum) { add_to(at, to_doubles(sum)); }
+
+GRADHESS_INLINE void add_to(double* at, Vector<float> sum) {
+    const auto [low, high] = widen(sum);
+    add_to(at, low);
+    add_to(at + kDoubleLanes, high);
 }
+
+GRADHESS_INLINE void add_to(float* at, Doubles sum) {
+    for (int c = 0; c < kDoubleLanes; ++c) at[c] += static_cast<float>(sum[c]);
+}
+
+// The sums of one tile, in registers: VECTORS vectors of columns, and half a vector more where HALF.
+template <int ROWS, int VECTORS, bool HALF, class T>
+struct TileSums {
+    static constexpr int lanes = Simd<T>::lanes;
+    static constexpr int columns = VECTORS * lanes + (HALF ? lanes / 2 : 0);
+    static constexpr int n_vectors = VECTORS > 0 ? VECTORS : 1;  // no arrays of length zero
+    static constexpr int n_halves = HALF ? ROWS : 1;
+
+    Vector<T> whole[ROWS][n_vectors] = {};
+    HalfVector<T> half[n_halves] = {};
+
+    // Adds the products of one row of the slab: entries strip[0], strip[1], ... with the vectors at columns[v] + offset.
+    GRADHESS_INLINE void add_products(const T* strip, const T* const* column, Index offset) {
+        Vector<T> b[n_vectors];
+        HalfVector<T> half_b = {};
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; ++v) b[v] = load<Vector<T>>(column[v] + offset);
+        if constexpr (HALF) half_b = load<HalfVector<T>>(column[VECTORS] + offset);
+#pragma GCC unroll 8
+        for (int m = 0; m < ROWS; ++m) {
+#pragma GCC unroll 8
+            for (int v = 0; v < VECTORS; ++v) whole[m][v] += broadcast(strip[m]) * b[v];
+            if constexpr (HALF) half[m] += (strip[m] - HalfVector<T>{}) * half_b;
+        }
+    }
+
+    template <class Scatter>
+    GRADHESS_INLINE void add_row(int m, Scatter* at) const {
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; ++v) add_to(at + v * lanes, whole[m][v]);
+        if constexpr (HALF) add_to(at + VECTORS * lanes, half[m]);
+    }
+
+    template <class Scatter>
+    GRADHESS_INLINE void add(const Target<Scatter>& target, Index row, Index column) const {
+        // One way out of the registers, whether straight to the target or by a copy, of which the lower part is taken.
+        const bool whole_tile = target.padded || (column + columns <= row + 1 && row + ROWS <= target.parameters);
+        alignas(64) Scatter copy[ROWS][columns];
+        Scatter* to = &copy[0][0];
+        Index stride = columns;
+        if (whole_tile) {
+            to = target.data + row * target.stride + column;
+            stride = target.stride;
+        } else {
+            for (auto& row_of_copy : copy)
+                for (Scatter& entry : row_of_copy) entry = 0;
+        }
+#pragma GCC unroll 8
+        for (int m = 0; m < ROWS; ++m) add_row(m, to + m * stride);
+        if (whole_tile) return;
+        for (int m = 0; m < ROWS && row + m < target.parameters; ++m) {
+            Scatter* at = target.data + (row + m) * target.stride + column;
+            for (int c = 0; c < columns && column + c <= row + m; ++c) at[c] += copy[m][c];
+        }
+    }
+};
 
 inline constexpr Index kCacheLine = 64;
 
 // One row of the loop asks for one line from `ahead` on.
-template <int ROWS, int VECTORS, class T, class Scatter>
+template <int ROWS, int VECTORS, bool HALF, class T, class Scatter>
 inline void multiply_tile(const Slab<T>& slab, const T* strip, const Target<Scatter>& target, Index row, Index column,
                           const char* ahead) {
-    using V = Vector<T>;
+    using Sums = TileSums<ROWS, VECTORS, HALF, T>;
     constexpr int panel = kPanel<T>;
     constexpr int lanes = Simd<T>::lanes;
-    const T* columns[VECTORS];
-    for (int v = 0; v < VECTORS; ++v) {
+    const T* columns[VECTORS + 1];
+    for (int v = 0; v < VECTORS + (HALF ? 1 : 0); ++v) {
         const Index c = column + v * lanes;
         columns[v] = slab.panels + c / panel * slab.panel_stride + c % panel;
     }
     if (!target.padded) {  // the caller's matrix, which may be far away; it is needed after the loop
         constexpr int line_entries = kCacheLine / sizeof(Scatter);
         for (int m = 0; m < ROWS; ++m)
-            for (int c = 0; c < VECTORS * lanes; c += line_entries)
+            for (int c = 0; c < Sums::columns; c += line_entries)
                 __builtin_prefetch(target.data + (row + m) * target.stride + column + c, 1, 3);
     }
-    V sum[ROWS][VECTORS] = {};
+    Sums sum;
     const Index rows = slab.rows;
     for (Index r = 0; r < rows; ++r) {
         __builtin_prefetch(ahead + r * kCacheLine, 0, 2);
-        V b[VECTORS];
-#pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; ++v) b[v] = load<V>(columns[v] + r * panel);
-#pragma GCC unroll 8
-        for (int m = 0; m < ROWS; ++m) {
-            const V a = broadcast(strip[r * panel + m]);
-#pragma GCC unroll 8
-            for (int v = 0; v < VECTORS; ++v) sum[m][v] += a * b[v];
-        }
+        sum.add_products(strip + r * panel, columns, r * panel);
     }
-    add_tile<ROWS, VECTORS, T, Scatter>(sum, target, row, column);
+    sum.add(target, row, column);
 }
 
+// A tile of `units` columns, counted in half vectors where there are halves, else in vectors.
 template <int ROWS, class T, class Scatter>
-GRADHESS_INLINE void multiply_columns(int vectors, const Slab<T>& slab, const T* strip, const Target<Scatter>& target,
+GRADHESS_INLINE void multiply_columns(int units, const Slab<T>& slab, const T* strip, const Target<Scatter>& target,
                                       Index row, Index column, const char* ahead) {
-    switch (vectors) {
-        case 1: return multiply_tile<ROWS, 1>(slab, strip, target, row, column, ahead);
-        case 2: return multiply_tile<ROWS, 2>(slab, strip, target, row, column, ahead);
-        case 3:
-            if constexpr (kTileVectors >= 3) return multiply_tile<ROWS, 3>(slab, strip, target, row, column, ahead);
-            break;
-        case 4:
-            if constexpr (kTileVectors >= 4) return multiply_tile<ROWS, 4>(slab, strip, target, row, column, ahead);
-            break;
-        default: break;
+    if constexpr (kHalves<T>) {
+        switch (units) {
+            case 1: return multiply_tile<ROWS, 0, true>(slab, strip, target, row, column, ahead);
+            case 2: return multiply_tile<ROWS, 1, false>(slab, strip, target, row, column, ahead);
+            case 3: return multiply_tile<ROWS, 1, true>(slab, strip, target, row, column, ahead);
+            case 4: return multiply_tile<ROWS, 2, false>(slab, strip, target, row, column, ahead);
+            case 5: return multiply_tile<ROWS, 2, true>(slab, strip, target, row, column, ahead);
+            default: return multiply_tile<ROWS, kTileVectors, false>(slab, strip, target, row, column, ahead);
+        }
+    } else {
+        switch (units) {
+            case 1: return multiply_tile<ROWS, 1, false>(slab, strip, target, row, column, ahead);
+            case 2: return multiply_tile<ROWS, 2, false>(slab, strip, target, row, column, ahead);
+            case 3:
+                if constexpr (kTileVectors >= 3)
+                    return multiply_tile<ROWS, 3, false>(slab, strip, target, row, column, ahead);
+                break;
+            default: return multiply_tile<ROWS, kTileVectors, false>(slab, strip, target, row, column, ahead);
+        }
     }
+}
+
+// Columns in the unit by which tiles are measured.
+template <class T>
+inline constexpr int kColumnUnit = kHalves<T> ? Simd<T>::lanes / 2 : Simd<T>::lanes;
+
+// How many of `left` units of columns the next tile takes. A remainder of one vector is shared, for two tiles of fair
+// width beat a full one and a sliver; all but the last take whole vectors.
+template <class T>
+GRADHESS_INLINE Index next_take(Index left) {
+    constexpr Index per_vector = Simd<T>::lanes / kColumnUnit<T>;
+    constexpr Index most = kTileVectors * per_vector;
+    if (left <= most) return left;
+    if (left > most + per_vector) return most;
+    const Index half = (left + 1) / 2;
+    return (half + per_vector - 1) / per_vector * per_vector;
 }
 
 // Adds the part of `tile` on and below the diagonal. Where slab.weighted, a
@@ -124,7 +187,6 @@ GRADHESS_INLINE void multiply_columns(int vectors, const Slab<T>& slab, const T*
 template <class T, class Scatter>
 void rank_update(const Slab<T>& slab, const Tile& tile, const Target<Scatter>& target, RowScratch<T>& scratch) {
     constexpr int panel = kPanel<T>;
-    constexpr int lanes = Simd<T>::lanes;
     constexpr int strip_rows = kStripRows<T>;
     const Index packed_end = slab.n_panels * panel;
     for (Index row = tile.row_begin; row < tile.row_end; row += strip_rows) {
@@ -143,10 +205,9 @@ void rank_update(const Slab<T>& slab, const Tile& tile, const Target<Scatter>& t
         Index last = row + strip_rows;  // one past the last column that the strip needs
         last = last < tile.column_end ? last : tile.column_end;
         last = last < packed_end ? last : packed_end;
-        Index left = (last - tile.column_begin + lanes - 1) / lanes;
+        Index left = (last - tile.column_begin + kColumnUnit<T> - 1) / kColumnUnit<T>;
         for (Index column = tile.column_begin; left > 0;) {
-            // A remainder of one vector is shared: two tiles of fair width beat a full one and a sliver.
-            const Index take = left <= kTileVectors ? left : (left == kTileVectors + 1 ? (left + 1) / 2 : kTileVectors);
+            const Index take = next_take<T>(left);
             const char* ahead = reinterpret_cast<const char*>(strip);  // in cache: asks for nothing
             if (column == tile.column_begin && next_strip) {
                 ahead = reinterpret_cast<const char*>(next_strip);
@@ -159,7 +220,7 @@ void rank_update(const Slab<T>& slab, const Tile& tile, const Target<Scatter>& t
             } else {  // the last strip, at most half full
                 multiply_columns<strip_rows / 2>(static_cast<int>(take), slab, strip, target, row, column, ahead);
             }
-            column += take * lanes;
+            column += take * kColumnUnit<T>;
             left -= take;
         }
     }

@@ -9,7 +9,7 @@ namespace gradhess::cpu::GRADHESS_ISA {
 // sum[column] = sum over rows of weight * value in float64, in four interleaved chains (row % 4): the order is fixed
 // and the additions of one chain do not wait for each other.
 template <class T>
-GRADHESS_INLINE void panel_sum(const Slab<T>& slab, const T* panel_data, double* sum) {
+GRADHESS_INLINE void sum_in_double(const Slab<T>& slab, const T* panel_data, double* sum) {
     constexpr int panel = kPanel<T>;
     constexpr int parts = panel / kDoubleLanes;
     Doubles chain[4][parts] = {};
@@ -28,6 +28,21 @@ GRADHESS_INLINE void panel_sum(const Slab<T>& slab, const T* panel_data, double*
         store(sum + v * kDoubleLanes, (chain[0][v] + chain[2][v]) + (chain[1][v] + chain[3][v]));
 }
 
+// The same from the tree sums of a panel, which were formed in T: for float32 an eighth of the
+// conversions; what a short tree rounds is below what rounding each entry to T has cost already.
+template <class T>
+GRADHESS_INLINE void sum_trees(const Slab<T>& slab, Index p, double* sum) {
+    constexpr int panel = kPanel<T>;
+    constexpr int lanes = Simd<T>::lanes;
+    const Index step = slab.n_panels * panel;
+    for (int v = 0; v < panel; v += lanes) {
+        Doubles total[lanes / kDoubleLanes] = {};
+        for (Index t = 0; t * kTreeRows < slab.rows; ++t)
+            add_doubles(total, load<Vector<T>>(slab.trees + t * step + p * panel + v));
+        for (int k = 0; k < lanes / kDoubleLanes; ++k) store(sum + v + k * kDoubleLanes, total[k]);
+    }
+}
+
 template <class T>
 GRADHESS_INLINE void subtract_shift(const Slab<T>& slab, T* panel_data, const double* shift) {
     using V = Vector<T>;
@@ -42,23 +57,36 @@ GRADHESS_INLINE void subtract_shift(const Slab<T>& slab, T* panel_data, const do
         }
 }
 
-// Column sums of panels [begin, end) into sum (padded to whole panels). Where `shift` is given, subtracts it first;
-// where `divisor` is not zero, finds the shift first: the weighted column sum over `divisor`, rounded to T.
+// Column sums of panels [begin, end) into sum (padded to whole panels): from slab.trees where they are given. Otherwise
+// `shift` is subtracted first where there is one; and where `divisor` is not zero, it is found before that: the weighted
+// column sum over `divisor`, rounded to T.
 template <class T>
 void centre_and_sum(Slab<T>& slab, Index begin, Index end, double divisor, double* shift, double* sum) {
     constexpr int panel = kPanel<T>;
     for (Index p = begin; p < end; ++p) {
+        double* panel_sum = sum + p * panel;
+        if (slab.trees) {
+            sum_trees(slab, p, panel_sum);
+            continue;
+        }
         T* data = slab.panels + p * slab.panel_stride;
         if (shift) {
             double* at = shift + p * panel;
             if (divisor != 0.0) {
-                panel_sum(slab, data, sum + p * panel);
-                for (int c = 0; c < panel; ++c) at[c] = static_cast<T>(sum[p * panel + c] / divisor);
+                sum_in_double(slab, data, panel_sum);
+                for (int c = 0; c < panel; ++c) at[c] = static_cast<T>(panel_sum[c] / divisor);
             }
             subtract_shift(slab, data, at);
         }
-        panel_sum(slab, data, sum + p * panel);
+        sum_in_double(slab, data, panel_sum);
     }
+}
+
+// Column sums that cannot overflow in T, of panels that are centred already.
+template <class T>
+void sum_wide(const Slab<T>& slab, Index begin, Index end, double* sum) {
+    for (Index p = begin; p < end; ++p)
+        sum_in_double(slab, slab.panels + p * slab.panel_stride, sum + p * kPanel<T>);
 }
 
 // diagonal[column] += sum over rows of weight * value^2, for panels [begin, end), in four interleaved chains.

@@ -30,6 +30,15 @@ void materialize(const Rows& rows, Index first, Index count, T* out, RowScratch<
     });
 }
 
+// out (count, outputs): what each row of x~ is multiplied with, in float64, for gradient rows.
+template <class T>
+void errors(const Rows& rows, Index first, Index count, double* out, RowScratch<T>& scratch) {
+    const Index k = rows.row_outputs();
+    for_groups(rows, first, count, scratch, [&](const RowView<T>&, Index i, Index n) {
+        for (Index r = 0; r < n * k; ++r) out[i * k + r] = scratch.slope[r];
+    });
+}
+
 // out (count,): Euclidean norms in float64.
 template <class T>
 void norms(const Rows& rows, Index first, Index count, double* out, RowScratch<T>& scratch) {

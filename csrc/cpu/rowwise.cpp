@@ -12,8 +12,6 @@
 namespace gradhess::cpu {
 namespace {
 
-bool computes_in_float(const Rows& rows) { return rows.dtype == DType::f32 || rows.dtype == DType::f16; }
-
 // Runs job(first, count, scratch, extra) for fixed ranges of rows; extra is room for `extra_per_row` doubles a row.
 template <class T, class Job>
 void for_jobs(const Rows& rows, Index extra_per_row, int threads, Index panel, Job job) {
@@ -39,7 +37,7 @@ void for_jobs(const Rows& rows, Index extra_per_row, int threads, Index panel, J
 // Calls run.operator()<T>(kernels) for the compute type of the rows.
 template <class Run>
 auto with_kernels(const Rows& rows, const Isa& isa, Run run) {
-    return computes_in_float(rows) ? run(isa.f32, float{}) : run(isa.f64, double{});
+    return computes_in_float(rows.dtype) ? run(isa.f32, float{}) : run(isa.f64, double{});
 }
 
 }  // namespace
@@ -66,6 +64,15 @@ Index first_nonfinite(const Rows& rows, const double* weights, int threads, cons
         });
     });
     return found.load() == none ? -1 : found.load();
+}
+
+void errors(const Rows& rows, double* out, int threads, const Isa& isa) {
+    with_kernels(rows, isa, [&](const auto& kernels, auto zero) {
+        using T = decltype(zero);
+        for_jobs<T>(rows, 0, threads, kernels.panel, [&](Index first, Index count, RowScratch<T>& scratch, double*) {
+            kernels.errors(rows, first, count, out + first * rows.row_outputs(), scratch);
+        });
+    });
 }
 
 void norms(const Rows& rows, double* out, int threads, const Isa& isa) {

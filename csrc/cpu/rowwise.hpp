@@ -5,6 +5,9 @@
 
 namespace gradhess::cpu {
 
+// out (samples, outputs): the factors of gradient rows, before they are rounded to the compute type.
+void errors(const Rows& rows, double* out, int threads, const Isa& isa);
+
 // Each as the method of the same name in protocol.py. `out` belongs to the caller.
 void materialize(const Rows& rows, void* out, const Isa& isa);
 Index first_nonfinite(const Rows& rows, const double* weights, int threads, const Isa& isa);

@@ -3,12 +3,19 @@
 // GRADHESS_VECTOR_BYTES before it includes kernels.inl.
 #pragma once
 
-#include <cstdint>
-#include <utility>
+#if GRADHESS_VECTOR_BYTES > 16
+#include <immintrin.h>
+#endif
 
 #include "job.hpp"
 
 #define GRADHESS_INLINE inline __attribute__((always_inline))
+
+#if defined(__aarch64__)
+#define GRADHESS_VECTOR_REGISTER(v) "+w"(v)
+#else
+#define GRADHESS_VECTOR_REGISTER(v) "+v"(v)
+#endif
 
 namespace gradhess::cpu::GRADHESS_ISA {
 
@@ -18,6 +25,7 @@ struct Simd;
 template <>
 struct Simd<double> {
     typedef double Vector __attribute__((vector_size(GRADHESS_VECTOR_BYTES)));
+    typedef double HalfVector;
     static constexpr int lanes = GRADHESS_VECTOR_BYTES / 8;
 };
 
@@ -48,23 +56,56 @@ GRADHESS_INLINE void store(T* to, V v) {
 
 GRADHESS_INLINE Doubles load_doubles(const double* from) { return load<Doubles>(from); }
 
-GRADHESS_INLINE Doubles load_doubles(const float* from) {
-    return __builtin_convertvector(load<Simd<float>::HalfVector>(from), Doubles);
+// GCC 12 builds such a conversion out of four parts; the instruction that does it is named here.
+GRADHESS_INLINE Doubles to_doubles(Simd<float>::HalfVector v) {
+#if GRADHESS_VECTOR_BYTES == 64
+    return _mm512_maskz_cvtps_pd(0xff, v);  // without a mask GCC 12 warns of its own header
+#elif GRADHESS_VECTOR_BYTES == 32
+    return _mm256_cvtps_pd(v);
+#else
+    return __builtin_convertvector(v, Doubles);
+#endif
 }
+
+GRADHESS_INLINE Doubles load_doubles(const float* from) { return to_doubles(load<Simd<float>::HalfVector>(from)); }
+
+#if GRADHESS_VECTOR_BYTES > 16
+// As many values of 16 bits (IEEE half precision) as a vector has floats.
+GRADHESS_INLINE Vector<float> load_halves(const char* from) {
+#if GRADHESS_VECTOR_BYTES == 64
+    return _mm512_maskz_cvtph_ps(0xffff, load<__m256i>(from));
+#else
+    return _mm256_cvtph_ps(load<__m128i>(from));
+#endif
+}
+#endif
 
 // The two halves of a vector of floats, as doubles.
 struct DoublesPair {
     Doubles low, high;
 };
 
-template <int... LANE>
-GRADHESS_INLINE DoublesPair widen_halves(Vector<float> v, std::integer_sequence<int, LANE...>) {
-    return {__builtin_convertvector(__builtin_shufflevector(v, v, LANE...), Doubles),
-            __builtin_convertvector(__builtin_shufflevector(v, v, (kDoubleLanes + LANE)...), Doubles)};
+GRADHESS_INLINE DoublesPair widen(Vector<float> v) {
+    Simd<float>::HalfVector half[2];
+    __builtin_memcpy(half, &v, sizeof v);
+    return {to_doubles(half[0]), to_doubles(half[1])};
 }
 
-GRADHESS_INLINE DoublesPair widen(Vector<float> v) {
-    return widen_halves(v, std::make_integer_sequence<int, kDoubleLanes>{});
+// total += v, as doubles.
+GRADHESS_INLINE void add_doubles(Doubles (&total)[1], Doubles v) { total[0] += v; }
+
+GRADHESS_INLINE void add_doubles(Doubles (&total)[2], Vector<float> v) {
+    const auto [low, high] = widen(v);
+    total[0] += low;
+    total[1] += high;
+}
+
+// A product that is rounded before it is added to something. These files are compiled with -ffp-contract=fast, for the
+// multiply kernel; elsewhere a fused operation in one place and not in another would cost equal bits.
+template <class V>
+GRADHESS_INLINE V rounded(V product) {
+    asm("" : GRADHESS_VECTOR_REGISTER(product));
+    return product;
 }
 
 template <class T>

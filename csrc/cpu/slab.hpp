@@ -16,6 +16,7 @@ struct Slab {
     Index panel_stride = 0;
     Index n_panels = 0;
     Index rows = 0;
+    T* trees = nullptr;  // (rows / 8, n_panels * panel): sums of eight rows each, or null
     bool weighted = false;
     double* weight = nullptr;  // (rows,) moment weight of each row, where weighted
     double* value = nullptr;   // (rows,) loss of each row, where there is one
@@ -25,11 +26,13 @@ struct Slab {
 template <class T>
 struct RowScratch {
     T* gathered = nullptr;    // (group, features): rows of another dtype or stride
-    T* row = nullptr;         // (parameters rounded up to a panel,): a row of an outer product
+    T* outer = nullptr;       // (8, parameters rounded up to a panel): rows of an outer product
+    double* target = nullptr;  // (group,): labels of another dtype than double
     double* eta = nullptr;    // (group, outputs)
     double* slope = nullptr;  // (group, outputs)
     T* factor = nullptr;      // (group, outputs): slope in the compute type
     double* value = nullptr;  // (group,)
+    T* shift = nullptr;       // (parameters rounded up to a panel,): a provisional shift
     T* strip = nullptr;       // one panel: a weighted copy of the broadcast operand
     Index group = 0;
     // Rows that will be read next, [ahead, ahead_end): asked for while the multiply kernel runs.

@@ -22,7 +22,7 @@ static_assert(kTileColumns % kTileRows == 0);
 inline constexpr Index kTeamMinWork = 400'000;
 
 // How far ahead of the rows being read the next ones are asked for.
-inline constexpr Index kPrefetchBytes = 4096;
+inline constexpr Index kPrefetchBytes = 16384;
 
 // A thread's share of the buffers in which finished blocks wait to be added to the total: threads meet once for as
 // many blocks as fit.

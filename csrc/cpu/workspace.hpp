@@ -21,11 +21,13 @@ RowScratch<T> carve_rows(Carver& carver, const Rows& rows, Index slab_rows, Inde
     RowScratch<T> scratch;
     scratch.group = group_rows(rows);
     scratch.gathered = carver.take<T>(scratch.group * rows.features);
-    scratch.row = carver.take<T>(rows.row_outputs() > 1 ? round_up(rows.parameters(), panel) : 0);
+    scratch.outer = carver.take<T>(rows.row_outputs() > 1 ? 8 * round_up(rows.parameters(), panel) : 0);
+    scratch.target = carver.take<double>(rows.y_dtype == DType::f64 ? 0 : scratch.group);
     scratch.eta = carver.take<double>(scratch.group * rows.outputs);
     scratch.slope = carver.take<double>(scratch.group * rows.outputs);
     scratch.factor = carver.take<T>(scratch.group * rows.outputs);
     scratch.value = carver.take<double>(scratch.group);
+    scratch.shift = carver.take<T>(round_up(rows.parameters(), panel));
     scratch.strip = carver.take<T>(slab_rows * panel);
     return scratch;
 }

@@ -13,7 +13,15 @@ from gradhess._backends import layout
 from gradhess._backends.custom_loss import require_second, vector_cfuncs
 from gradhess._backends.groups import Groups, changed_groups
 from gradhess._backends.loss_formulas import SCALAR_LOSSES
-from gradhess._backends.protocol import AnyArray, Float64Array, LossSpec, MomentState, NonFiniteRow, Rows
+from gradhess._backends.protocol import (
+    AnyArray,
+    Float64Array,
+    LossSpec,
+    MomentState,
+    NonFiniteRow,
+    PairWeights,
+    Rows,
+)
 from gradhess.errors import BackendError, InputError
 
 try:
@@ -145,6 +153,9 @@ class CpuBackend:
     def first_nonfinite(self, rows: Rows, weights: Float64Array | None, *, threads: int) -> int:
         return _cpu.first_nonfinite(_rows(rows), weights, _team(threads), _isa)
 
+    def errors(self, rows: Rows, *, threads: int) -> Float64Array:
+        return _cpu.errors(_rows(rows), _team(threads), _isa)
+
     def norms(self, rows: Rows, *, threads: int) -> Float64Array:
         return _cpu.norms(_rows(rows), _team(threads), _isa)
 
@@ -174,6 +185,22 @@ class CpuBackend:
         )
         if bad >= 0:
             raise InputError(changed_groups(rows.n_samples))
+
+    def outer_gram(
+        self,
+        A: AnyArray,
+        pairs: PairWeights,
+        unit_column: bool,
+        out: AnyArray,
+        *,
+        begin: bool,
+        end: bool,
+        threads: int,
+    ) -> None:
+        e, c = pairs.errors, pairs.row_weight
+        _cpu.outer_gram(
+            A, unit_column, e, c, pairs.curvature, out, begin, end, layout.SLAB_ROWS, _team(threads), _isa
+        )
 
 
 def _by_output(rows: Rows, vectors: Float64Array) -> tuple[Float64Array, Float64Array | None]:

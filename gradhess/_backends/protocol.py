@@ -1,14 +1,14 @@
 """What a backend is asked, and with what: rows of per-sample gradients in, moments out.
 
 Everything here is plain data. Arguments arrive checked (see ``gradhess._validation``): shapes agree, ``X`` has a real
-dtype, vectors are contiguous float64, labels lie in the domain of the loss.
+dtype, vectors are contiguous float64 (labels float64 or float32), labels lie in the domain of the loss.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, TypeAlias
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,9 @@ AnyArray: TypeAlias = npt.NDArray[Any]
 Float64Array: TypeAlias = npt.NDArray[np.float64]
 Structure: TypeAlias = Literal["full", "diagonal", "sum"]
 ScalarFunction: TypeAlias = Callable[[float, float], float]
+
+FLOAT32: Final = np.dtype(np.float32)
+FLOAT64: Final = np.dtype(np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +61,12 @@ class Rows:
 
     X: AnyArray
     """(n, d), any real dtype, any strides, never written to."""
-    kind: Literal["dense", "gradient", "hessian"] = "dense"
+    kind: Literal["dense", "gradient", "hessian", "structured"] = "dense"
+    """``"structured"``: a subclass in ``structured_rows``, which says itself what its rows are."""
     unit_column: bool = False
     loss: LossSpec | None = None
-    y: Float64Array | None = None
-    """(n,) contiguous; for softmax the class index, as float64."""
+    y: AnyArray | None = None
+    """(n,) contiguous float64 or float32, whatever the type of ``X``; for softmax the class index."""
     coef: Float64Array | None = None
     """(k, d) C-contiguous; k = 1 except for softmax."""
     intercept: Float64Array | None = None
@@ -82,31 +86,41 @@ class Rows:
 
     @property
     def n_parameters(self) -> int:
-        return (int(self.X.shape[1]) + int(self.unit_column)) * self.n_outputs
+        width = int(self.X.shape[1]) + self.unit_column
+        return width if self.coef is None or self.kind != "gradient" else width * int(self.coef.shape[0])
 
     @property
     def compute_dtype(self) -> np.dtype[Any]:
         """float32 where ``X`` is float32 (or narrower floating), else float64."""
-        narrow = self.X.dtype.kind == "f" and self.X.dtype.itemsize <= 4
-        return np.dtype(np.float32 if narrow else np.float64)
+        dtype = self.X.dtype
+        return FLOAT32 if dtype.kind in "fV" and dtype.itemsize <= 4 else FLOAT64  # V: bfloat16
 
     def slice(self, start: int, stop: int) -> Rows:
         """Rows ``start`` to ``stop`` as views."""
-        return replace(
-            self,
-            X=self.X[start:stop],
-            y=None if self.y is None else self.y[start:stop],
-            loss_weight=None if self.loss_weight is None else self.loss_weight[start:stop],
+        return self.take(slice(start, stop))
+
+    def take(self, which: Any) -> Rows:
+        """The rows that an index of the first axis picks: views for a slice, copies for a mask."""
+        return Rows(
+            self.X[which],
+            self.kind,
+            self.unit_column,
+            self.loss,
+            None if self.y is None else self.y[which],
+            self.coef,
+            self.intercept,
+            None if self.loss_weight is None else self.loss_weight[which],
         )
 
-    def take(self, keep: Any) -> Rows:
-        """The rows where ``keep`` (n,) is true, as copies."""
-        return replace(
-            self,
-            X=self.X[keep],
-            y=None if self.y is None else self.y[keep],
-            loss_weight=None if self.loss_weight is None else self.loss_weight[keep],
-        )
+    def nonfinite_entry(self, index: int, row: int) -> str | None:
+        """What of the data of row ``index`` is not finite, for people who know it as ``row``; None if all is."""
+        finite = np.isfinite(self.X[index])
+        if not finite.all():
+            column = int(np.argmin(finite))
+            return f"X[{row}, {column}] is {self.X[index, column]}"
+        if self.y is not None and not np.isfinite(self.y[index]):
+            return f"y[{row}] is {self.y[index]}"
+        return None
 
 
 # Positions in MomentState.scalars and MomentState.counts, shared with csrc/cpu/job.hpp.
@@ -146,18 +160,17 @@ class MomentState:
         cls, n_parameters: int, structure: Structure, *, centred: bool, dtype: npt.DTypeLike = np.float64
     ) -> MomentState:
         p = n_parameters
-        shape: tuple[int, ...] | None = {"full": (p, p), "diagonal": (p,), "sum": None}[structure]
-        buffered = shape is not None and layout.has_block_buffer(p)
+        shape = (p, p) if structure == "full" else (p,) if structure == "diagonal" else None
         return cls(
-            structure=structure,
-            centred=centred,
-            scatter=None if shape is None else np.zeros(shape, dtype),
-            location=np.zeros(p),
-            block_scatter=np.zeros(shape, dtype) if buffered and shape is not None else None,
-            block_shift=np.zeros(p),
-            block_sum=np.zeros(p),
-            scalars=np.zeros(6),
-            counts=np.zeros(2, np.int64),
+            structure,
+            centred,
+            None if shape is None else np.zeros(shape, dtype),
+            np.zeros(p),
+            np.zeros(shape, dtype) if shape is not None and layout.has_block_buffer(p) else None,
+            np.zeros(p),
+            np.zeros(p),
+            np.zeros(6),
+            np.zeros(2, np.int64),
         )
 
     @property
@@ -182,15 +195,29 @@ class MomentState:
         return {name: array for name, array in named.items() if array is not None}
 
     def copy(self) -> MomentState:
-        new = replace(self)
-        for name, array in self.arrays().items():
-            setattr(new, name, array.copy())
-        return new
+        return MomentState(
+            self.structure,
+            self.centred,
+            None if self.scatter is None else self.scatter.copy(),
+            self.location.copy(),
+            None if self.block_scatter is None else self.block_scatter.copy(),
+            self.block_shift.copy(),
+            self.block_sum.copy(),
+            self.scalars.copy(),
+            self.counts.copy(),
+        )
 
-    def restore(self, snapshot: MomentState) -> None:
-        """Write the arrays of ``snapshot`` back into the arrays of this state."""
-        for name, array in self.arrays().items():
-            array[...] = snapshot.arrays()[name]
+    def assign(self, other: MomentState) -> None:
+        """Write the numbers of ``other``, a state of the same kind, into the arrays of this one."""
+        if self.scatter is not None:
+            self.scatter[...] = other.scatter
+        if self.block_scatter is not None:
+            self.block_scatter[...] = other.block_scatter
+        self.location[...] = other.location
+        self.block_shift[...] = other.block_shift
+        self.block_sum[...] = other.block_sum
+        self.scalars[...] = other.scalars
+        self.counts[...] = other.counts
 
 
 class NonFiniteRow(Exception):
@@ -199,6 +226,21 @@ class NonFiniteRow(Exception):
     def __init__(self, index: int) -> None:
         super().__init__(index)
         self.index = index
+
+
+@dataclass(frozen=True, slots=True)
+class PairWeights:
+    """The weights ``s_pq`` (n,) of the blocks of an outer-row Gram matrix, for n rows and every pair of outputs.
+
+    ``s_pq = c e_p e_q`` where not ``curvature`` (rows ``e (x) a``), else ``s_pq = c e_p (delta_pq - e_q)``: the Hessian
+    of a softmax loss with probabilities e.
+    """
+
+    errors: Float64Array
+    """(n, k), C-contiguous: e."""
+    row_weight: Float64Array | None = None
+    """(n,): c, ones where None."""
+    curvature: bool = False
 
 
 class Backend(Protocol):
@@ -239,6 +281,9 @@ class Backend(Protocol):
     def first_nonfinite(self, rows: Rows, weights: Float64Array | None, *, threads: int) -> int:
         """Index of the first row (or weight) that is not finite, or -1."""
 
+    def errors(self, rows: Rows, *, threads: int) -> Float64Array:
+        """(n, k): ``c_i l'(eta_i, y_i)`` of gradient rows, before it is rounded to the compute type."""
+
     def norms(self, rows: Rows, *, threads: int) -> Float64Array:
         """(n,): Euclidean norms of the rows, in float64."""
 
@@ -260,4 +305,24 @@ class Backend(Protocol):
         ``out`` is C-contiguous, of the compute type. A sum is one chain in float64 in the order of the draws, and
         is rounded to the compute type once. Draws are within the rows, unless the caller changed the array since
         it was checked: that is an InputError.
+        """
+
+    def outer_gram(
+        self,
+        A: AnyArray,
+        pairs: PairWeights,
+        unit_column: bool,
+        out: AnyArray,
+        *,
+        begin: bool,
+        end: bool,
+        threads: int,
+    ) -> None:
+        """Add ``A~^T diag(s_pq) A~`` to block (p, q) of ``out``, for all pairs of outputs.
+
+        ``A`` (n, m) is C-contiguous, float32 or float64; A~ is A, with a column of ones at its end if
+        ``unit_column``; ``out`` is (k w, k w) with w the columns of A~. The blocks are symmetric in both senses, so a
+        quarter of the product is computed. A matrix comes in pieces of whole slabs (but for the last piece): ``begin``
+        says that this is the first, and ``out`` holds rubbish; ``end`` that it is the last, and leaves ``out``
+        complete and symmetric. In between only the backend knows what ``out`` holds.
         """

@@ -30,6 +30,7 @@ from gradhess._backends.protocol import (
     LossSpec,
     MomentState,
     NonFiniteRow,
+    PairWeights,
     Rows,
     ScalarFunction,
     Structure,
@@ -107,6 +108,13 @@ class ReferenceBackend:
                 return start + int(bad.argmax())
         return -1
 
+    def errors(self, rows: Rows, *, threads: int) -> Float64Array:
+        out = np.empty((rows.n_samples, rows.n_outputs))
+        with np.errstate(all="ignore"):
+            for start, slab in _slabs(rows):
+                out[start : start + slab.n_samples] = _slopes(slab)[1]
+        return out
+
     def norms(self, rows: Rows, *, threads: int) -> Float64Array:
         out = np.empty(rows.n_samples)
         for start, slab in _slabs(rows):
@@ -150,6 +158,35 @@ class ReferenceBackend:
                     f = f + groups.shifts[draws, np.newaxis]
                 scale = 1.0 if groups.scale is None else groups.scale[j]
                 out[j] = scale * (f.T @ x).ravel()
+
+    def outer_gram(
+        self,
+        A: AnyArray,
+        pairs: PairWeights,
+        unit_column: bool,
+        out: AnyArray,
+        *,
+        begin: bool,
+        end: bool,
+        threads: int,
+    ) -> None:
+        e, c = pairs.errors, 1.0 if pairs.row_weight is None else pairs.row_weight
+        k = e.shape[1]
+        if begin:
+            out[...] = 0
+        with np.errstate(all="ignore"):
+            for start in range(0, len(A), layout.SLAB_ROWS):
+                slab = slice(start, start + layout.SLAB_ROWS)
+                X = A[slab].astype(np.float64)
+                X = np.hstack([X, np.ones((len(X), 1))]) if unit_column else X
+                blocks = out.reshape(k, X.shape[1], k, X.shape[1])
+                for p in range(k):
+                    for q in range(k):
+                        other = (p == q) - e[:, q] if pairs.curvature else e[:, q]
+                        s = (c * e[:, p] * other)[slab]
+                        blocks[p, :, q, :] += X.T @ (s[:, np.newaxis] * X)
+        if end:
+            self.symmetrize(out, 1.0, out, threads=threads)
 
 
 def _slabs(rows: Rows, size: int = layout.SLAB_ROWS) -> Iterator[tuple[int, Rows]]:
@@ -227,23 +264,29 @@ def _evaluate(rows: Rows) -> _Batch:
     if rows.kind == "dense":
         return _Batch(features, np.ones(n), np.zeros(n))
 
-    loss_spec, y, coef = rows.loss, rows.y, rows.coef
-    assert loss_spec is not None
-    assert y is not None
-    assert coef is not None
-    eta = X.astype(np.float64) @ coef.T
-    if rows.intercept is not None:
-        eta += rows.intercept
-    c = np.ones(n) if rows.loss_weight is None else rows.loss_weight
     # Overflow is not an error here: it makes the row infinite, which is found and reported by its index.
     with np.errstate(all="ignore"):
-        loss, slope = _loss_terms(loss_spec, rows.kind == "hessian", eta, y)
-        loss, slope = c * loss, c[:, np.newaxis] * slope
+        loss, slope = _slopes(rows)
         if rows.kind == "hessian":
             return _Batch(features, slope[:, 0], loss)
         factor = slope.astype(dtype)
         gradients = factor[:, :, np.newaxis] * features[:, np.newaxis, :]  # delta_i (x) x~_i
     return _Batch(gradients.reshape(n, rows.n_parameters), np.ones(n), loss)
+
+
+def _slopes(rows: Rows) -> tuple[Float64Array, Float64Array]:
+    """``c_i l`` (n,) and ``c_i l'`` (n, k), or ``c_i l''`` of kind ``"hessian"``."""
+    loss_spec, coef = rows.loss, rows.coef
+    y = None if rows.y is None else rows.y.astype(np.float64)
+    assert loss_spec is not None
+    assert y is not None
+    assert coef is not None
+    eta = np.array(rows.X, rows.compute_dtype, order="C").astype(np.float64) @ coef.T
+    if rows.intercept is not None:
+        eta += rows.intercept
+    c = np.ones(rows.n_samples) if rows.loss_weight is None else rows.loss_weight
+    loss, slope = _loss_terms(loss_spec, rows.kind == "hessian", eta, y)
+    return c * loss, c[:, np.newaxis] * slope
 
 
 def _loss_terms(

@@ -13,9 +13,10 @@ from gradhess import _memory
 from gradhess import _validation as check
 from gradhess._arrays import NUMPY, give_back, library_of
 from gradhess._backends import registry
-from gradhess._backends.protocol import LOSS, AnyArray, Float64Array, MomentState, Rows
-from gradhess._gradients import passes
+from gradhess._backends.protocol import FLOAT64, LOSS, AnyArray, Float64Array, MomentState, Rows
+from gradhess._gradients import dual, passes
 from gradhess.errors import InputError, InputTypeError
+from gradhess.sketches import Sketch
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
@@ -93,9 +94,9 @@ class Gradients:
         ResultTooLargeError
             The result would not fit in memory; nothing was allocated.
         """
-        state = self._moments(dtype, "a Gram matrix", centred=False)
+        state = self._moments(dtype, "a Gram matrix", centred=False, scale=1.0)
         self._remember(state)
-        return self._finish(state, 1.0)
+        return give_back(scatter_of(state), self.library)
 
     def covariance(self, ddof: int = 0, *, dtype: npt.DTypeLike = "float64") -> Any:
         """``(G - 1 m^T)^T (G - 1 m^T) / (n - ddof)`` (p, p), symmetric, with m the mean row.
@@ -116,13 +117,14 @@ class Gradients:
         """
         check.count(ddof, "ddof", 0)
         self._need_more_than(ddof, f"the covariance with ddof={ddof}")
-        return self._finish(self._moments(dtype, "a covariance", centred=True), 1.0 / (self.n_samples - ddof))
+        state = self._moments(dtype, "a covariance", centred=True, scale=1.0 / (self.n_samples - ddof))
+        return give_back(scatter_of(state), self.library)
 
     def diagonal(self) -> Any:
         """``diag(G^T G)`` (p,), float64: the sum of squared gradients. Divided by nothing."""
         state = passes.moments(self.rows, "diagonal")
         self._remember(state)
-        return give_back(_scatter(state), self.library)
+        return give_back(scatter_of(state), self.library)
 
     def norms(self) -> Any:
         """Euclidean norms of the rows, (n,), float64."""
@@ -174,6 +176,38 @@ class Gradients:
         out = self._summed_over_rows(part, vectors.shape[1])
         return give_back(out if np.ndim(v) > 1 else out[:, 0], self.library)
 
+    def cogram(self) -> Any:
+        """``G G^T`` (n, n), symmetric, float64: the dual Gram matrix, or empirical neural tangent kernel.
+
+        Divided by nothing. Its non-zero eigenvalues are those of ``gram()``; it is the smaller of the two where
+        n < p.
+
+        Raises
+        ------
+        ResultTooLargeError
+            The result would not fit in memory; nothing was allocated.
+        """
+        return give_back(dual.cogram(self.rows), self.library)
+
+    def project(self, R: Any) -> Any:
+        """``G R`` (n, m), float64, for a random R (p, m) that is never stored, or for a given one.
+
+        Parameters
+        ----------
+        R : Sketch, or array_like of shape (p, m)
+            ``gradhess.sketches.gaussian(m, seed)``, ``rademacher`` or ``sjlt``. Products of rows are kept on
+            average: ``E[(G R)(G R)^T] = G G^T``. The same seed gives the same R for every batch with p parameters.
+            R is made and used a few MiB at a time.
+
+        Raises
+        ------
+        InputError
+            An array of another height than p.
+        """
+        if not isinstance(R, Sketch):
+            return self.matvec(R)
+        return give_back(dual.project(self.rows, R), self.library)
+
     def toarray(self) -> Any:
         """G itself, (n, p), of type ``dtype``: for tests and small data.
 
@@ -204,7 +238,7 @@ class Gradients:
             rmatvec=plain.rmatvec,
             matmat=plain.matvec,
             rmatmat=plain.rmatvec,
-            dtype=np.dtype(np.float64),
+            dtype=FLOAT64,
         )
 
     def loss(self) -> float:
@@ -225,16 +259,11 @@ class Gradients:
         passes.check_result(registry.active(), self.rows, out)
         return out
 
-    def _moments(self, dtype: npt.DTypeLike, what: str, *, centred: bool) -> MomentState:
+    def _moments(self, dtype: npt.DTypeLike, what: str, *, centred: bool, scale: float) -> MomentState:
         accumulator = check.accumulator_dtype(dtype)
         check.accumulator_fits(accumulator, self.dtype, "dtype")
         _memory.require_matrix(self.n_parameters, what, accumulator)
-        return passes.moments(self.rows, "full", centred=centred, dtype=accumulator)
-
-    def _finish(self, state: MomentState, scale: float) -> Any:
-        scatter = _scatter(state)
-        registry.active().symmetrize(scatter, scale, scatter, threads=registry.num_threads())
-        return give_back(scatter, self.library)
+        return passes.moments(self.rows, "full", centred=centred, dtype=accumulator, scale=scale)
 
     def _summed(self) -> Float64Array:
         if self._sum is None:
@@ -252,7 +281,7 @@ class Gradients:
             raise InputError(f"{what} needs more than {ddof} rows, and there are {self.n_samples}")
 
 
-def _scatter(state: MomentState) -> AnyArray:
+def scatter_of(state: MomentState) -> AnyArray:
     assert state.scatter is not None
     return state.scatter
 
@@ -274,8 +303,8 @@ def as_gradients(G: Any) -> Gradients:
     -------
     Gradients
         With ``shape``, ``dtype``, ``sum``, ``mean``, ``gram``, ``covariance``, ``diagonal``, ``norms``, ``matvec``,
-        ``rmatvec``, ``gram_matvec``, ``toarray``, ``as_linear_operator``. ``loss`` and ``hessian`` are errors: an
-        array has none.
+        ``rmatvec``, ``gram_matvec``, ``cogram``, ``project``, ``toarray``, ``as_linear_operator``. ``loss`` and
+        ``hessian`` are errors: an array has none.
 
     Raises
     ------

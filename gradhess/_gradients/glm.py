@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from gradhess import _memory
 from gradhess import _validation as check
 from gradhess._arrays import give_back, library_of
-from gradhess._backends.protocol import Float64Array, Rows
-from gradhess._gradients import passes, softmax_hessian
-from gradhess._gradients.base import Gradients
+from gradhess._backends import registry
+from gradhess._backends.protocol import FLOAT64, Float64Array, Rows
+from gradhess._gradients import outer_gram, passes, softmax
+from gradhess._gradients.base import Gradients, scatter_of
 from gradhess.errors import InputError
 from gradhess.losses import Loss
 
@@ -35,8 +39,25 @@ class GlmGradients(Gradients):
     def slopes_by_output(self) -> Float64Array:
         """The same as a C-contiguous (n, k) array of NumPy, not a copy."""
         if self._slopes is None:
-            self._slopes = passes.slopes(self.rows)
+            backend, threads = registry.active(), registry.num_threads()
+            rows = self.rows
+            slopes = np.empty((rows.n_samples, rows.n_outputs))
+            # NaN where a row is not finite; that matters where the row is used.
+            with np.errstate(all="ignore"):
+                for start, stop in passes.spans(
+                    rows.n_samples, passes.piece_rows(2 * rows.n_parameters, threads)
+                ):
+                    slopes[start:stop] = backend.errors(rows.slice(start, stop), threads=threads)
+            self._slopes = slopes
         return self._slopes
+
+    def gram(self, *, dtype: npt.DTypeLike = "float64") -> Any:
+        rows = self.rows
+        if self._loss_function.name != "softmax" or not outer_gram.pays(
+            rows.n_outputs, rows.n_parameters // rows.n_outputs, fused=True
+        ):
+            return super().gram(dtype=dtype)
+        return give_back(softmax.gram(rows, dtype), self.library)
 
     def loss(self) -> float:
         """``sum_i c_i l(eta_i, y_i)``: the summed loss, divided by nothing.
@@ -69,9 +90,10 @@ class GlmGradients(Gradients):
                 "this custom loss has no second derivative; pass second= to gradhess.losses.custom"
             )
         if self.rows.n_outputs > 1 or self._loss_function.name == "softmax":
-            return give_back(softmax_hessian.hessian(self.rows), self.library)
-        _memory.require_matrix(self.n_parameters, "a Hessian", softmax_hessian.FLOAT64)
-        return self._finish(passes.moments(replace(self.rows, kind="hessian"), "full"), 1.0)
+            return give_back(softmax.hessian(self.rows), self.library)
+        _memory.require_matrix(self.n_parameters, "a Hessian", FLOAT64)
+        state = passes.moments(replace(self.rows, kind="hessian"), "full", scale=1.0)
+        return give_back(scatter_of(state), self.library)
 
 
 def glm_gradients(

@@ -10,8 +10,9 @@ from gradhess import _memory
 from gradhess import _validation as check
 from gradhess._arrays import give_back, library_of
 from gradhess._backends import registry
-from gradhess._backends.protocol import AnyArray, Float64Array, MomentState, Rows
+from gradhess._backends.protocol import FLOAT32, FLOAT64, AnyArray, Float64Array, MomentState, Rows
 from gradhess._gradients import passes
+from gradhess._gradients.base import scatter_of
 from gradhess._gradients.interrupts import InterruptDeferred
 
 TEMPORARY_MAX_COLUMNS: Final = 1024
@@ -52,14 +53,14 @@ def weighted_gram(X: Any, weights: Any = None, *, out: Any = None) -> Any:
     After an error ``out`` is as it was, to the bit. Only Ctrl-C above 1024 columns leaves the sum over some of the
     rows in it, as there is no second matrix to return to.
     """
-    data = check.matrix(X, "X")
-    row_weights = None if weights is None else check.per_row(weights, "weights", data.shape[0], data.shape)
-    rows = Rows(data)
-    if row_weights is not None and rows.compute_dtype == np.float32:
+    rows = Rows(check.matrix(X, "X"))
+    data = rows.X
+    row_weights = None if weights is None else check.per_row(weights, "weights", rows.n_samples, data.shape)
+    if row_weights is not None and rows.compute_dtype is FLOAT32:
         check.weights_fit_float32(row_weights, "weights")
     if out is None:
-        _memory.require_matrix(rows.n_parameters, "a Gram matrix", check.accumulator_dtype("float64"))
-        return give_back(_gram(rows, row_weights, "float64"), library_of(X))
+        _memory.require_matrix(rows.n_parameters, "a Gram matrix", FLOAT64)
+        return give_back(_gram(rows, row_weights, FLOAT64), library_of(X))
     total = check.accumulating_output(out, rows.n_parameters, rows.compute_dtype)
     overlap = any(np.may_share_memory(out, array) for array in (data, row_weights) if array is not None)
     if rows.n_parameters <= TEMPORARY_MAX_COLUMNS or overlap:
@@ -70,10 +71,8 @@ def weighted_gram(X: Any, weights: Any = None, *, out: Any = None) -> Any:
 
 
 def _gram(rows: Rows, weights: Float64Array | None, dtype: Any) -> AnyArray:
-    state = passes.moments(rows, "full", dtype=dtype, weights=weights, weights_name="weights")
-    assert state.scatter is not None
-    registry.active().symmetrize(state.scatter, 1.0, state.scatter, threads=registry.num_threads())
-    return state.scatter
+    state = passes.moments(rows, "full", dtype=dtype, weights=weights, weights_name="weights", scale=1.0)
+    return scatter_of(state)
 
 
 def _accumulate_into(rows: Rows, weights: Float64Array | None, out: AnyArray) -> None:

@@ -6,14 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from gradhess import _memory
 from gradhess import _validation as check
-from gradhess._arrays import as_numpy, give_back
-from gradhess._backends import registry
-from gradhess._backends.grouping import GroupedRows
+from gradhess._arrays import as_numpy
+from gradhess._backends.grouped_rows import GroupedRows
 from gradhess._backends.groups import Groups
 from gradhess._backends.protocol import Float64Array
-from gradhess._gradients import passes
 from gradhess._gradients.base import DenseGradients, Gradients, as_gradients
 from gradhess._gradients.glm import GlmGradients
 from gradhess._gradients.group_arguments import per_draw, per_group, resolve
@@ -22,22 +19,6 @@ from gradhess.errors import InputError, InputTypeError
 
 class GroupedGradients(Gradients):
     """Gradients of groups of rows, made by ``gradhess.grouped``: n counts groups."""
-
-    def toarray(self) -> Any:
-        """The sums themselves, (m, p), of type ``dtype``, by all threads.
-
-        Raises
-        ------
-        ResultTooLargeError
-            They would not fit in memory.
-        """
-        _memory.require(self.n_samples * self.n_parameters * self.dtype.itemsize, f"G of shape {self.shape}")
-        out = np.empty(self.shape, self.dtype)
-        assert isinstance(self.rows, GroupedRows)
-        backend = registry.active()
-        backend.group_sums(self.rows.ungrouped(), self.rows.groups, out, threads=registry.num_threads())
-        passes.check_result(backend, self.rows, out)
-        return give_back(out, self.library)
 
     def loss(self) -> float:
         """An error: what is summed over a group is the gradient alone."""
@@ -124,11 +105,8 @@ def grouped(
     return GroupedGradients(
         GroupedRows(
             rows.X,
-            kind=rows.kind,
+            kind="structured",
             unit_column=rows.unit_column,
-            loss=rows.loss,
-            coef=rows.coef,
-            intercept=rows.intercept,
             groups=each,
         ),
         source.library,

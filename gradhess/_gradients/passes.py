@@ -6,14 +6,13 @@ changes no bits (``gradhess._backends.layout``) and costs nothing that could be 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import numpy as np
 
+from gradhess._arrays import first_false
 from gradhess._backends import registry
-from gradhess._backends.grouping import GroupedRows
 from gradhess._backends.layout import BLOCK_ROWS, SLAB_ROWS
 from gradhess._backends.protocol import (
     BLOCK_ROWS as OPEN_ROWS,
@@ -36,6 +35,11 @@ ROW_OVERHEAD: Final = 128
 """What a row costs beside its products (a loss, a few cache misses), in multiply-adds."""
 
 
+def _products(n_parameters: int, structure: Structure) -> int:
+    """Multiply-adds that a row of that width costs in a sum of that structure."""
+    return n_parameters * (n_parameters + 1) // 2 if structure == "full" else 2 * n_parameters
+
+
 def piece_rows(products_per_row: int, threads: int, slab: int = SLAB_ROWS) -> int:
     """Rows of a piece: a whole number of blocks for every thread if that many fit, else of slabs."""
     rows = PIECE_PRODUCTS * threads // (products_per_row + ROW_OVERHEAD)
@@ -43,13 +47,16 @@ def piece_rows(products_per_row: int, threads: int, slab: int = SLAB_ROWS) -> in
     return max(rows // unit, 1) * unit
 
 
-def moment_pieces(rows: Rows, state: MomentState, threads: int) -> Iterator[tuple[int, int]]:
+def moment_pieces(rows: Rows, state: MomentState, threads: int) -> Iterable[tuple[int, int]]:
     """Starts and stops of the pieces of a pass that adds ``rows`` to ``state``."""
-    p = rows.n_parameters
-    size = piece_rows(p * (p + 1) // 2 if state.structure == "full" else 2 * p, threads, state.slab_rows)
+    n = rows.n_samples
+    products = _products(rows.n_parameters, state.structure)
+    if n and n * (products + ROW_OVERHEAD) <= PIECE_PRODUCTS:
+        return ((0, n),)
+    size = piece_rows(products, threads, state.slab_rows)
     # The first piece also completes the block that is open, so that the later ones hold whole blocks.
     head = -int(state.counts[OPEN_ROWS]) % BLOCK_ROWS if size >= BLOCK_ROWS else 0
-    return spans(rows.n_samples, size, head)
+    return spans(n, size, head)
 
 
 def spans(n_rows: int, size: int, head: int = 0) -> Iterator[tuple[int, int]]:
@@ -72,12 +79,15 @@ def moments(
     dtype: np.dtype[Any] | type[np.float64] = np.float64,
     weights: Float64Array | None = None,
     weights_name: str = "sample_weight",
+    scale: float | None = None,
 ) -> MomentState:
-    """The moments of one batch, finished."""
-    backend = registry.active()
+    """The moments of one batch, finished; with ``scale`` a full scatter is multiplied by it and mirrored as well."""
+    backend, threads = registry.active(), registry.num_threads()
     state = MomentState.empty(rows.n_parameters, structure, centred=centred, dtype=dtype)
-    add(backend, rows, weights, state, weights_name=weights_name)
+    add(backend, rows, weights, state, threads=threads, weights_name=weights_name)
     backend.close_block(state)
+    if scale is not None and state.scatter is not None:
+        backend.symmetrize(state.scatter, scale, state.scatter, threads=threads)
     return state
 
 
@@ -87,10 +97,10 @@ def add(
     weights: Float64Array | None,
     state: MomentState,
     *,
+    threads: int,
     weights_name: str = "sample_weight",
 ) -> None:
     """Add a batch to ``state``; NonFiniteError, with ``state`` undefined, at a row that is not finite."""
-    threads = registry.num_threads()
     for start, stop in moment_pieces(rows, state, threads):
         whole = start == 0 and stop == rows.n_samples
         try:
@@ -99,23 +109,6 @@ def add(
             )
         except NonFiniteRow as bad:
             raise nonfinite_error(rows, weights, start + bad.index, weights_name=weights_name) from None
-
-
-def slopes(rows: Rows) -> Float64Array:
-    """``c_i l'(eta_i, y_i)`` of gradient rows: (n, k), C-contiguous. NaN where a row is not finite."""
-    k, threads = rows.n_outputs, registry.num_threads()
-    # What a row holds in a column of ones is its slope.
-    with_ones = replace(
-        rows, unit_column=True, intercept=np.zeros(k) if rows.intercept is None else rows.intercept
-    )
-    units = np.zeros((k, with_ones.n_parameters // k, k))
-    units[np.arange(k), -1, np.arange(k)] = 1.0
-    out = np.empty((rows.n_samples, k))
-    with np.errstate(all="ignore"):
-        for start, stop in spans(rows.n_samples, piece_rows(2 * with_ones.n_parameters * k, threads)):
-            piece = with_ones.slice(start, stop)
-            out[start:stop] = registry.active().matvec(piece, units.reshape(-1, k), threads=threads)
-    return out
 
 
 def refuse_nonfinite(
@@ -139,14 +132,9 @@ def nonfinite_error(
 ) -> NonFiniteError:
     """What is wrong with row ``index`` of ``rows``, which is row ``first_row + index`` of the caller's arrays."""
     row = first_row + index
-    if isinstance(rows, GroupedRows):
-        return _bad_group(rows, weights, index, row, weights_name)
-    finite = np.isfinite(rows.X[index])
-    if not finite.all():
-        column = int(np.argmin(finite))
-        what = f"X[{row}, {column}] is {rows.X[index, column]}"
-    elif rows.y is not None and not np.isfinite(rows.y[index]):
-        what = f"y[{row}] is {rows.y[index]}"
+    what = rows.nonfinite_entry(index, row)
+    if what is not None:
+        pass
     elif weights is not None and not np.isfinite(weights[index]):
         what = f"{weights_name}[{row}] is {weights[index]}"
     elif rows.loss_weight is not None and not np.isfinite(rows.loss_weight[index]):
@@ -161,24 +149,7 @@ def nonfinite_error(
     )
 
 
-def _bad_group(
-    rows: GroupedRows, weights: Float64Array | None, index: int, row: int, weights_name: str
-) -> NonFiniteError:
-    """What is wrong with the sum of a group: the first row in it that is not finite, or its weight."""
-    drawn = rows.groups.rows_of(index)
-    bad = ~np.isfinite(rows.X[drawn]).all(axis=1)
-    if rows.groups.slopes is not None:
-        bad |= ~np.isfinite(rows.groups.slopes[drawn]).all(axis=1)
-    if bad.any():
-        what = f"group {row} holds row {drawn[int(np.argmax(bad))]}, whose gradient is not finite"
-    elif weights is not None and not np.isfinite(weights[index]):
-        what = f"{weights_name}[{row}] is {weights[index]}"
-    else:
-        what = f"the sum of group {row} overflows {rows.compute_dtype}"
-    return NonFiniteError(row, f"{what}; leave such rows out of the groups")
-
-
 def check_result(backend: Backend, rows: Rows, result: AnyArray) -> None:
     """A result that is not finite comes from a row that is not, or is an overflow of its own; say which row."""
-    if not np.isfinite(result).all():
+    if first_false(np.isfinite(result)) >= 0:
         refuse_nonfinite(backend, rows, None)

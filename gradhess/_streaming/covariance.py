@@ -159,11 +159,12 @@ class StreamingCovariance:
             rows, library = X.rows, X.library
         else:
             rows, library = Rows(check.matrix(X, "X")), library_of(X)
-        weights = check.nonnegative_weights(sample_weight, "sample_weight", rows.n_samples, rows.X.shape)
-        if rows.n_samples:
+        n = rows.n_samples
+        weights = check.nonnegative_weights(sample_weight, "sample_weight", n, rows.X.shape)
+        if n:
             self._forget()
         self._stream.add(rows, weights, skip=self._settings.on_nonfinite == "skip")
-        if rows.n_samples:
+        if n:
             self._library = library
         return self
 

@@ -13,8 +13,7 @@ there in the state.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -22,9 +21,11 @@ import numpy as np
 
 from gradhess import _memory
 from gradhess import _validation as check
+from gradhess._arrays import first_false
 from gradhess._backends import protocol, registry
 from gradhess._backends.layout import slab_rows
 from gradhess._backends.protocol import (
+    FLOAT32,
     AnyArray,
     Backend,
     Float64Array,
@@ -75,12 +76,26 @@ class Chunk:
 
     def take(self, keep: Any) -> Chunk:
         """The rows where ``keep`` is true, as copies."""
-        return Chunk(
-            self.rows.take(keep), None if self.weights is None else self.weights[keep], self.first_row
-        )
+        rows = self.rows.take(keep)
+        return Chunk(rows, None if self.weights is None else self.weights[keep], self.first_row)
 
     def nonfinite(self, index: int) -> NonFiniteError:
         return passes.nonfinite_error(self.rows, self.weights, index, first_row=self.first_row)
+
+
+@dataclass(slots=True)
+class Before:
+    """A stream before a step that may fail."""
+
+    pending: Pending
+    compute_dtype: np.dtype[Any] | None
+    n_skipped: int
+    is_new: bool
+    """There was no state yet."""
+    copy: MomentState | None
+    """Of the state, where the step can change it and it is small."""
+    can_restore: bool
+    """False where the state is too large to keep a copy of."""
 
 
 class MomentStream:
@@ -96,6 +111,9 @@ class MomentStream:
         self.compute_dtype: np.dtype[Any] | None = None
         """The widest compute type seen; slabs that hold, or follow, a wider row are computed in it."""
         self.n_skipped = 0
+        self._spare: MomentState | None = None
+        self._idle_rows: AnyArray | None = None
+        """Memory for a copy of the state, and for a slab of rows: kept, so that rows coming in allocate nothing."""
         self.lock = threading.RLock()
         """Held by whatever changes or finishes the stream: backends release the GIL in the middle of a step."""
 
@@ -111,16 +129,19 @@ class MomentStream:
     def add(self, rows: Rows, weights: Float64Array | None, *, skip: bool = False) -> None:
         """Add rows; with ``skip`` leave out those that are not finite, and count them."""
         with self.lock:
-            self._check_fits(rows)
+            n_parameters = rows.n_parameters
+            self._check_fits(n_parameters, rows.compute_dtype)
             if rows.n_samples:
-                self._add_rows(rows, weights, skip=skip)
+                self._add_rows(rows, weights, n_parameters, skip=skip)
 
-    def _add_rows(self, rows: Rows, weights: Float64Array | None, *, skip: bool) -> None:
-        self._check_weights(rows, weights)
+    def _add_rows(self, rows: Rows, weights: Float64Array | None, n_parameters: int, *, skip: bool) -> None:
+        if weights is not None:
+            self._check_weights(rows, weights)
         backend = registry.active()
-        fills_slab = self.pending.n + rows.n_samples >= slab_rows(rows.n_parameters, self.structure)
-        with self._unchanged_on_failure(rows.n_parameters, changes_state=fills_slab) as can_restore:
-            if not can_restore and not skip:
+        fills_slab = self.pending.n + rows.n_samples >= slab_rows(n_parameters, self.structure)
+        before = self._prepare(n_parameters, changes_state=fills_slab)
+        try:
+            if not before.can_restore and not skip:
                 passes.refuse_nonfinite(backend, rows, weights)
             self._widen_to(rows.compute_dtype)
             chunk = Chunk(rows, weights)
@@ -128,47 +149,64 @@ class MomentStream:
                 self._add_finite(backend, chunk)
             else:
                 self._add(backend, chunk)
-        if self.n_seen == 0:  # every row was left out: the stream has no width yet
+        except BaseException:
+            self._put_back(before)
+            raise
+        if before.pending.rows is not self.pending.rows:  # it need not be put back any more
+            self._idle_rows = before.pending.rows
+        if skip and self.n_seen == 0:  # every row was left out: the stream has no width yet
             self.state, self.pending, self.compute_dtype = None, Pending(), None
+            self._spare = self._idle_rows = None
 
-    def _check_fits(self, rows: Rows) -> None:
-        if self.state is not None and rows.n_parameters != self.state.n_parameters:
+    def _check_fits(self, n_parameters: int, compute_dtype: np.dtype[Any]) -> None:
+        if self.state is not None and n_parameters != self.state.n_parameters:
             raise InputError(
-                f"these rows have {rows.n_parameters} parameters, but the stream has {self.state.n_parameters}"
+                f"these rows have {n_parameters} parameters, but the stream has {self.state.n_parameters}"
             )
-        check.accumulator_fits(self.accumulator, rows.compute_dtype, "dtype")
+        check.accumulator_fits(self.accumulator, compute_dtype, "dtype")
 
-    def _check_weights(self, rows: Rows, weights: Float64Array | None) -> None:
-        narrow = self.compute_dtype is None or self.compute_dtype == np.float32
-        if weights is not None and narrow and rows.compute_dtype == np.float32:
+    def _check_weights(self, rows: Rows, weights: Float64Array) -> None:
+        narrow = self.compute_dtype is None or self.compute_dtype == FLOAT32
+        if narrow and rows.compute_dtype == FLOAT32:
             check.weights_fit_float32(weights, "sample_weight")
 
-    @contextmanager
-    def _unchanged_on_failure(self, n_parameters: int, *, changes_state: bool) -> Iterator[bool]:
-        """Put everything back if the block fails; yields False where the state is too large to keep a copy of.
+    def _prepare(self, n_parameters: int, *, changes_state: bool) -> Before:
+        """Make the state if there is none, and keep what ``_put_back`` needs if the step fails.
 
-        Such a state holds, after a failure, the rows of the pieces that were done. ``changes_state`` says whether
-        the block may change more than the pending rows.
+        ``changes_state`` says whether the step may change more than the pending rows.
         """
-        before = (self.pending, self.compute_dtype, self.n_skipped)
-        new = self.state is None
-        if self.state is None:
+        state = self.state
+        copy = None
+        if state is None:
             _memory.require_stream(n_parameters, self.structure, self.accumulator)
             self.state = MomentState.empty(
                 n_parameters, self.structure, centred=self.centred, dtype=self.accumulator
             )
-        can_restore = _is_small(self.state)
-        copy = self.state.copy() if can_restore and changes_state and not new else None
-        try:
-            yield can_restore
-        except BaseException:
-            if can_restore or self.n_seen == 0:
-                self.pending, self.compute_dtype, self.n_skipped = before
-            if copy is not None:
-                self.state.restore(copy)
-            elif new and (can_restore or self.n_seen == 0):
+            can_restore = _is_small(self.state)
+        else:
+            can_restore = _is_small(state)
+            if can_restore and changes_state:
+                copy = self._spare = self._copied(state)
+        return Before(self.pending, self.compute_dtype, self.n_skipped, state is None, copy, can_restore)
+
+    def _put_back(self, before: Before) -> None:
+        """Be as before the step that failed; a state that is too large holds the rows of the pieces that were done."""
+        assert self.state is not None
+        if before.can_restore or self.n_seen == 0:
+            self.pending = before.pending
+            self.compute_dtype, self.n_skipped = before.compute_dtype, before.n_skipped
+            if before.is_new:
                 self.state = None
-            raise
+        if before.copy is not None and self.state is not None:
+            self.state.assign(before.copy)
+
+    def _copied(self, state: MomentState) -> MomentState:
+        """A copy of the state, in the memory kept for it where there is some; it is the caller's from here on."""
+        spare, self._spare = self._spare, None
+        if spare is None:
+            return state.copy()
+        spare.assign(state)
+        return spare
 
     def _widen_to(self, compute_dtype: np.dtype[Any]) -> None:
         """A wider row has come: the pending ones are converted, exactly, and the stream goes on in the wider type."""
@@ -186,6 +224,8 @@ class MomentStream:
         if self.pending.n:
             start = min(slab - self.pending.n, n)
             self._wait(backend, chunk.slice(0, start))
+            if start == n:
+                return
         if chunk.rows.compute_dtype == self.compute_dtype:
             stop = n - (n - start) % slab
             if stop > start:
@@ -208,33 +248,34 @@ class MomentStream:
                 with self._undivided():
                     backend.accumulate(piece.rows, piece.weights, self.state, threads=threads)
                     # Rows that wait in `pending` have left their loss behind, so a sum over the others means nothing.
-                    self.state.scalars[[protocol.LOSS, protocol.BLOCK_LOSS]] = 0.0
+                    self.state.scalars[protocol.LOSS] = self.state.scalars[protocol.BLOCK_LOSS] = 0.0
             except NonFiniteRow as bad:
                 raise piece.nonfinite(bad.index) from None
 
     def _wait(self, backend: Backend, chunk: Chunk) -> None:
         """Compute rows that fit into the slab, let them wait, and add the slab if it is full."""
         assert self.state is not None
-        pending, slab = self.pending, self.state.slab_rows
-        if pending.rows is None:  # a new buffer: the old one may have to be put back
-            pending = Pending(np.empty((slab, chunk.rows.n_parameters), self.compute_dtype))
-        assert pending.rows is not None
-        waiting = slice(pending.n, pending.n + chunk.rows.n_samples)
-        target = pending.rows[waiting]
-        if chunk.rows.compute_dtype == target.dtype:
-            backend.materialize(chunk.rows, target)
+        slab, rows = self.state.slab_rows, chunk.rows
+        buffer, weights, start = self.pending.rows, self.pending.weights, self.pending.n
+        if buffer is None:  # another buffer: the one before may have to be put back
+            buffer, self._idle_rows = self._idle_rows, None
+        if buffer is None or buffer.dtype != self.compute_dtype:
+            buffer = np.empty((slab, self.state.n_parameters), self.compute_dtype)
+        stop = start + rows.n_samples
+        target = buffer[start:stop]
+        if rows.compute_dtype == target.dtype:
+            backend.materialize(rows, target)
         else:
-            narrow = np.empty(target.shape, chunk.rows.compute_dtype)
-            backend.materialize(chunk.rows, narrow)
+            narrow = np.empty(target.shape, rows.compute_dtype)
+            backend.materialize(rows, narrow)
             target[...] = narrow
         _refuse_nonfinite(chunk, target)
-        weights = pending.weights
         if weights is None and chunk.weights is not None:
             weights = np.ones(slab)
         if weights is not None:
-            weights[waiting] = 1.0 if chunk.weights is None else chunk.weights
-        self.pending = Pending(pending.rows, weights, waiting.stop)
-        if waiting.stop == slab:
+            weights[start:stop] = 1.0 if chunk.weights is None else chunk.weights
+        self.pending = Pending(buffer, weights, stop)
+        if stop == slab:
             self._flush(backend)
 
     def _flush(self, backend: Backend) -> None:
@@ -278,10 +319,11 @@ class MomentStream:
         assert self.state is not None
         state = self.state
         if sums_only:
-            state = replace(state, structure="sum", scatter=None, block_scatter=None)
+            state = replace(state, structure="sum", scatter=None, block_scatter=None).copy()
         elif not self.pending.n and not state.counts[protocol.BLOCK_ROWS]:
             return state, False
-        state = state.copy()
+        else:
+            state = self._copied(state)
         backend = registry.active()
         if self.pending.n:
             slab, weights = self.pending.as_rows()
@@ -307,8 +349,9 @@ class MomentStream:
         theirs, is_copy = other.finished()
         assert other.compute_dtype is not None
         backend = registry.active()
-        with self._unchanged_on_failure(p, changes_state=True):
-            assert self.state is not None
+        before = self._prepare(p, changes_state=True)
+        assert self.state is not None
+        try:
             self._widen_to(other.compute_dtype)
             if self.pending.n:
                 self._flush(backend)
@@ -316,6 +359,9 @@ class MomentStream:
                 backend.close_block(self.state)
                 backend.merge(self.state, theirs if is_copy or other is not self else theirs.copy())
                 self.n_skipped += other.n_skipped
+        except BaseException:
+            self._put_back(before)
+            raise
 
 
 def _is_small(state: MomentState) -> bool:
@@ -323,11 +369,11 @@ def _is_small(state: MomentState) -> bool:
 
 
 def _refuse_nonfinite(chunk: Chunk, computed: AnyArray) -> None:
-    finite = np.isfinite(computed)
-    if not finite.all():
-        raise chunk.nonfinite(int(np.argmin(finite.all(axis=1))))
-    if chunk.weights is not None and not np.isfinite(chunk.weights).all():
-        raise chunk.nonfinite(int(np.argmin(np.isfinite(chunk.weights))))
+    index = first_false(np.isfinite(computed)) // computed.shape[1]  # -1 stays -1
+    if index < 0 and chunk.weights is not None:
+        index = first_false(np.isfinite(chunk.weights))
+    if index >= 0:
+        raise chunk.nonfinite(index)
 
 
 def _finite_rows(backend: Backend, chunk: Chunk, slab: int) -> Any:

@@ -114,7 +114,7 @@ def fit(
 def recover(
     data: option.DataInMemory,
     target: option.Target,
-    batch_size: option.BatchSize = 100,
+    batch_size: option.RecoveryBatchSize = 100,
     gradients: option.Gradients = None,
     method: option.RecoveryMethod = option.RecoveryMethodName.antithetic,
     noise_variance: option.NoiseVariance = None,
@@ -125,7 +125,7 @@ def recover(
     without_replacement: option.WithoutReplacement = False,
     at_optimum: option.AtOptimum = False,
     raw: option.Raw = False,
-    seed: option.Seed = 0,
+    seed: option.RecoverySeed = 0,
     report: option.Report = None,
     debug: option.Debug = False,
 ) -> None:
@@ -156,6 +156,37 @@ def recover(
             report=report,
             data=data,
         ).run(TableSource(open_table(data), target, names, drop_missing=drop_missing))
+
+
+@app.command()
+def curvature(
+    loss: option.OutputLossChoice = option.OutputLossName.cross_entropy,
+    width: option.Width = 20,
+    classes: option.Classes = 10,
+    epochs: option.Epochs = 150,
+    batch_size: option.BatchSize = 50,
+    seed: option.Seed = 0,
+    top: option.Top = None,
+    plot: option.CurvaturePlot = None,
+    debug: option.Debug = False,
+) -> None:
+    """Train a small network on digits, and hold the covariance of its gradient noise against its curvature.
+
+    Needs PyTorch and scikit-learn. The layer is the middle one of 64-width-width-classes.
+    """
+    with readable_errors(debug=debug):
+        from gradhess.cli import curvature as study
+
+        study.run(
+            loss.value,
+            width=width,
+            classes=classes,
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=seed,
+            top=top,
+            plot=plot,
+        )
 
 
 @app.command()

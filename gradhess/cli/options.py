@@ -29,6 +29,12 @@ class RecoveryMethodName(StrEnum):
     orthogonal = "orthogonal"
 
 
+class OutputLossName(StrEnum):
+    cross_entropy = "cross_entropy"
+    mse = "mse"
+    softmax_mse = "softmax_mse"
+
+
 Data: TypeAlias = Annotated[
     Path,
     typer.Argument(
@@ -94,7 +100,7 @@ Coefficients: TypeAlias = Annotated[
     Path | None,
     typer.Option("--coefficients", metavar="FILE", help="Write the table of coefficients as CSV."),
 ]
-BatchSize: TypeAlias = Annotated[
+RecoveryBatchSize: TypeAlias = Annotated[
     int, typer.Option("--batch-size", "-n", min=1, metavar="N", help="Rows of a batch.")
 ]
 Gradients: TypeAlias = Annotated[
@@ -122,11 +128,34 @@ AtOptimum: TypeAlias = Annotated[
 Raw: TypeAlias = Annotated[
     bool, typer.Option("--raw", help="Leave the columns as they are instead of centring and scaling them.")
 ]
-Seed: TypeAlias = Annotated[int, typer.Option("--seed", min=0, help="Of the batches and the noise.")]
+RecoverySeed: TypeAlias = Annotated[int, typer.Option("--seed", min=0, help="Of the batches and the noise.")]
 Report: TypeAlias = Annotated[
     Path | None,
     typer.Option(
         "--report", "-r", metavar="FILE", help="Write a report (.html), or its picture (.png, .pdf, .svg)."
+    ),
+]
+OutputLossChoice: TypeAlias = Annotated[
+    OutputLossName, typer.Option("--loss", "-l", help="Loss to train with, and to take the curvature of.")
+]
+Width: TypeAlias = Annotated[int, typer.Option("--width", min=2, help="Units of each hidden layer.")]
+Classes: TypeAlias = Annotated[
+    int, typer.Option("--classes", min=2, max=10, help="Digits 0 to this, less one.")
+]
+Epochs: TypeAlias = Annotated[
+    int, typer.Option("--epochs", min=0, help="Passes of SGD over the 1,500 samples.")
+]
+BatchSize: TypeAlias = Annotated[
+    int, typer.Option("--batch-size", min=1, help="B: of SGD, and of the noise that is described.")
+]
+Seed: TypeAlias = Annotated[int, typer.Option("--seed", min=0, help="Of samples, weights and batches.")]
+Top: TypeAlias = Annotated[
+    int | None, typer.Option("--top", min=2, help="Eigenvalues to fit over; a quarter of them if not given.")
+]
+CurvaturePlot: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--plot", "-p", metavar="FILE", help="Draw the report (.png, .pdf, .svg, or a page: .html)."
     ),
 ]
 Debug: TypeAlias = Annotated[

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from gradhess._backends.groups import Groups
-from gradhess._backends.numba import accumulate, moments, row_products, scatter_kernels, workers
+from gradhess._backends.numba import accumulate, moments, outer_gram, row_products, scatter_kernels, workers
 from gradhess._backends.numba.group_sums import group_sums
 from gradhess._backends.numba.row_source import readonly
-from gradhess._backends.protocol import AnyArray, Float64Array, MomentState, Rows
+from gradhess._backends.protocol import AnyArray, Float64Array, MomentState, PairWeights, Rows
 
 
 class NumbaBackend:
@@ -40,6 +40,9 @@ class NumbaBackend:
     def first_nonfinite(self, rows: Rows, weights: Float64Array | None, *, threads: int) -> int:
         return row_products.first_nonfinite(rows, weights, threads)
 
+    def errors(self, rows: Rows, *, threads: int) -> Float64Array:
+        return row_products.errors(rows, threads)
+
     def norms(self, rows: Rows, *, threads: int) -> Float64Array:
         return row_products.norms(rows, threads)
 
@@ -54,3 +57,16 @@ class NumbaBackend:
 
     def group_sums(self, rows: Rows, groups: Groups, out: AnyArray, *, threads: int) -> None:
         group_sums(rows, groups, out, threads)
+
+    def outer_gram(
+        self,
+        A: AnyArray,
+        pairs: PairWeights,
+        unit_column: bool,
+        out: AnyArray,
+        *,
+        begin: bool,
+        end: bool,
+        threads: int,
+    ) -> None:
+        outer_gram.outer_gram(A, pairs, unit_column, out, begin=begin, end=end, threads=threads)

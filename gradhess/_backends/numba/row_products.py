@@ -50,6 +50,18 @@ def first_nonfinite(rows: Rows, weights: Float64Array | None, threads: int) -> i
     return -1
 
 
+def errors(rows: Rows, threads: int) -> Float64Array:
+    source = RowSource(rows)
+    out = np.empty((rows.n_samples, rows.n_outputs))
+
+    def compute(start: int, stop: int) -> None:
+        x, _ = source.read(start, stop)
+        out[start:stop] = source.terms(start, stop, x).factor
+
+    _for_groups(source, 0, compute, threads)
+    return out
+
+
 def norms(rows: Rows, threads: int) -> Float64Array:
     """``|delta (x) x~| = |delta| |x~|``, so no outer product is formed."""
     source = RowSource(rows)

@@ -53,7 +53,7 @@ class RowSource:
             self._evaluate = loss_function(rows.loss, rows.kind == "hessian")
             self._coef = readonly(rows.coef)
             self._intercept = readonly(np.zeros(k) if rows.intercept is None else rows.intercept)
-            self._y = readonly(rows.y)
+            self._y = readonly(rows.y.astype(np.float64, copy=False))
 
     def group_rows(self, numbers_per_row: int = 0) -> int:
         """How many rows to handle together, at ``numbers_per_row`` numbers each beside the row itself."""

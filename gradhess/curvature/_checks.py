@@ -1,0 +1,99 @@
+"""Checks of the arguments that only this package has: symmetric matrices, spectra, windows."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from gradhess import _validation as check
+from gradhess._arrays import as_numpy
+from gradhess._backends.protocol import Float64Array
+from gradhess.errors import InputError
+
+ASYMMETRY: Final = 1e-5
+"""Largest ``|A - A^T|`` over ``max |A|`` that passes for rounding: matrices computed in float32 have 1e-6 or so."""
+
+TILE: Final = 128
+
+
+def symmetric(value: Any, name: str) -> Float64Array:
+    """(p, p) float64, finite, made symmetric to the bit.
+
+    Raises InputError if it is not square, not finite, or further from symmetric than rounding would take it.
+    """
+    array = check.matrix(value, name)
+    if array.shape[0] != array.shape[1]:
+        raise InputError(f"{name} has shape {array.shape}; it must be square and symmetric")
+    matrix = check.finite(np.asarray(array, np.float64), name)
+    if _exactly_symmetric(matrix):
+        return matrix
+    gap = float(np.abs(matrix - matrix.T).max())
+    size = float(np.abs(matrix).max())
+    if gap > ASYMMETRY * size:
+        raise InputError(
+            f"{name} is not symmetric: {name} and its transpose differ by {gap:.3g}, with entries up to {size:.3g}; "
+            f"if that is meant, pass ({name} + {name}.T) / 2"
+        )
+    return (matrix + matrix.T) / 2
+
+
+def _exactly_symmetric(matrix: Float64Array) -> bool:
+    """By tiles, as a large matrix against its transpose misses the cache at every entry."""
+    starts = range(0, len(matrix), TILE)
+    return all(
+        (matrix[i : i + TILE, j : j + TILE] == matrix[j : j + TILE, i : i + TILE].T).all()
+        for i in starts
+        for j in starts[: i // TILE + 1]
+    )
+
+
+def symmetric_pair(first: Any, second: Any, names: tuple[str, str]) -> tuple[Float64Array, Float64Array]:
+    """Two symmetric matrices of one shape."""
+    left, right = symmetric(first, names[0]), symmetric(second, names[1])
+    if left.shape != right.shape:
+        raise InputError(
+            f"{names[0]} has shape {left.shape}, but {names[1]} has shape {right.shape}: they must agree"
+        )
+    return left, right
+
+
+def vector(value: Any, name: str) -> Float64Array:
+    """(N,) float64, finite, with at least one entry."""
+    array = as_numpy(value, name)
+    if array.ndim != 1 or array.size == 0:
+        raise InputError(f"{name} has shape {array.shape}; it must be one-dimensional and not empty")
+    return check.finite(np.asarray(array, np.float64), name)
+
+
+def batch_size(value: Any) -> int:
+    return check.count(value, "batch_size", 1)
+
+
+def fraction(value: Any, name: str, *, low_open: bool = True) -> float:
+    """A number in (0, 1], or [0, 1]."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.nan
+    if not (0 <= number <= 1) or (low_open and number == 0):
+        raise InputError(f"{name} is {value!r}; it must be a number in {'(' if low_open else '['}0, 1]")
+    return number
+
+
+def window(value: Any, p: int) -> tuple[int, int]:
+    """(i0, i1) with 0 <= i0 < i1 <= p, as a half-open range of eigenvectors; all of them for None."""
+    if value is None:
+        return 0, p
+    try:
+        first, last = value
+    except (TypeError, ValueError):
+        raise InputError(
+            f"window is {value!r}; it must be (i0, i1), a half-open range of eigenvectors"
+        ) from None
+    i0, i1 = check.count(first, "window[0]", 0), check.count(last, "window[1]", 1)
+    if not i0 < i1 <= p:
+        raise InputError(
+            f"window is ({i0}, {i1}), but there are {p} eigenvectors: 0 <= i0 < i1 <= {p} must hold"
+        )
+    return i0, i1

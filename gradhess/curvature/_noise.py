@@ -1,0 +1,52 @@
+"""The covariance of mini-batch noise, exactly, from per-sample gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradhess._gradients import Gradients, as_gradients
+from gradhess.curvature import _checks
+from gradhess.errors import InputError
+
+
+def gradient_noise_covariance(gradients: Any, *, batch_size: int = 1) -> Any:
+    """``C = (1/B) [(1/n) sum_p g_p g_p^T - m m^T]`` with m the mean gradient: the covariance of a mini-batch gradient.
+
+    A mini-batch is B samples drawn independently, with replacement, and its gradient is their mean. All n samples are
+    used, so C has the rank that it has; a covariance over n/B mini-batches would have rank n/B at most.
+
+    Parameters
+    ----------
+    gradients : Gradients or array_like of shape (n, p)
+        Per-sample gradients: structured (``glm_gradients``, ``layer_gradients``), or explicit rows.
+    batch_size : int
+        B, 1 by default.
+
+    Returns
+    -------
+    array, shape (p, p)
+        Symmetric, float64, centred, divided by n and by B.
+
+    Raises
+    ------
+    InputError
+        ``batch_size`` is below 1, or there are no rows.
+    InputTypeError
+        Gradients that are not real numbers.
+    NonFiniteError
+        A row is not finite.
+    ResultTooLargeError
+        C would not fit in memory.
+
+    Notes
+    -----
+    Zhang, Yang and Tu (arXiv 2602.05600), section 2. A mean over samples **without** replacement would carry the
+    further factor ``(n - B) / (n - 1)``.
+    """
+    size = _checks.batch_size(batch_size)
+    rows: Gradients = as_gradients(gradients)
+    if rows.n_samples == 0:
+        raise InputError("gradients has no rows, so no covariance")
+    covariance = rows.covariance()
+    covariance /= size
+    return covariance

@@ -1,0 +1,208 @@
+"""Curvature and gradient noise of a linear layer of a PyTorch model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import torch
+
+from gradhess import _validation as check
+from gradhess.curvature import Curvature, LayerSamples, output_terms
+from gradhess.curvature import layer_curvature as _layer_curvature
+from gradhess.errors import InputError, InputTypeError
+from gradhess.torch._layer_probe import LayerProbe
+
+LossFunction: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(outputs, targets) -> per-sample losses (n,)."""
+
+CHUNK: Final = 8192
+"""Samples of a forward pass where the data come as arrays."""
+
+
+def layer_curvature(
+    model: torch.nn.Module,
+    layer: str | torch.nn.Module,
+    data: Any,
+    loss: str | LossFunction = "cross_entropy",
+    batch_size: int = 1,
+    *,
+    bias: bool = False,
+) -> Curvature:
+    """H, M and C of the weight of one linear layer, exactly, from one pass over the data.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Called as ``model(inputs)``, giving outputs (n, K) before any softmax. Its mode, parameters and their
+        gradients stay as they are.
+    layer : str or torch.nn.Module
+        A ``torch.nn.Linear`` in it, or its name, that is applied once to a sample.
+    data : (inputs, targets), or an iterable of such pairs
+        Arrays or tensors; or a loader. Targets are classes (n,), or (n, K) numbers for MSE.
+    loss : {"cross_entropy", "mse", "softmax_mse"} or callable
+        Of one sample: ``-log P_y``, ``||o - T||^2 / K``, ``||softmax(o) - T||^2 / K``; or a function of
+        (outputs, targets) that returns the (n,) losses of the samples (``reduction="none"``), whose derivatives by
+        the outputs are then taken by autograd.
+    batch_size : int
+        B, 1 by default: of the mini-batches whose noise C describes, not of the computation.
+    bias : bool
+        True appends the bias to the parameters, last in the row of each output.
+
+    Returns
+    -------
+    Curvature
+        Over the row-major (out, in) weight; (out, in + 1) with the bias. float64 throughout, after the forward and
+        backward passes in the model's own type.
+
+    Raises
+    ------
+    InputError, InputTypeError
+        No such layer; a layer of another kind, or one that is not applied exactly once, to (n, in) inputs; a model
+        that mixes samples (batch normalisation in training mode); targets that do not fit the loss.
+    NonFiniteError
+        A sample whose outputs or derivatives are not finite.
+    ResultTooLargeError
+        The matrices would not fit in memory: ``gradhess.curvature.layer_spectrum`` of ``layer_samples``.
+
+    Notes
+    -----
+    The Hessians are those of the loss, not its Gauss-Newton part. Where the map from the layer to the outputs is
+    piecewise linear (ReLU), which is found out, the two agree, and K backward passes are enough; otherwise the second
+    derivatives by the layer's output take one more for each of its entries.
+    """
+    samples = layer_samples(model, layer, data, loss, bias=bias)
+    name = f"layer {layer!r}" if isinstance(layer, str) else f"a {type(layer).__name__} layer"
+    return _layer_curvature(samples, batch_size=batch_size, label=name)
+
+
+def layer_samples(
+    model: torch.nn.Module,
+    layer: str | torch.nn.Module,
+    data: Any,
+    loss: str | LossFunction = "cross_entropy",
+    *,
+    bias: bool = False,
+) -> Callable[[], Iterator[LayerSamples]]:
+    """The samples at one linear layer, as ``gradhess.curvature.layer_curvature`` and ``layer_spectrum`` take them.
+
+    Parameters are those of ``layer_curvature``.
+
+    Returns
+    -------
+    callable
+        Each call goes through the data once more, with the model as it then is, and yields a LayerSamples for each
+        batch of the loader, or for every 8192 rows of arrays.
+    """
+    module = _resolve(model, layer)
+    if bias and module.bias is None:
+        raise InputError("bias=True, but the layer has no bias")
+    if not callable(loss):
+        check.one_of(loss, ("cross_entropy", "mse", "softmax_mse"), "loss")
+
+    def samples() -> Iterator[LayerSamples]:
+        with LayerProbe(model, module) as probe:
+            for inputs, targets in _batches(data, module.weight):
+                yield _one(probe, inputs, targets, loss, bias)
+
+    return samples
+
+
+def _one(
+    probe: LayerProbe, inputs: torch.Tensor, targets: torch.Tensor, loss: str | LossFunction, bias: bool
+) -> LayerSamples:
+    a, outputs = probe.forward(inputs)
+    if isinstance(loss, str):
+        errors, S, positive = output_terms(outputs.detach().cpu(), targets.detach().cpu(), loss)
+    else:
+        errors, S = _by_autograd(loss, outputs, targets)
+        positive = None
+    F, curved = probe.backward(torch.from_numpy(errors))
+    jacobian = F.cpu().numpy().astype(np.float64, copy=False).transpose(1, 0, 2)
+    activations = a.cpu().numpy().astype(np.float64, copy=False)
+    if bias:
+        activations = np.column_stack([activations, np.ones(len(activations))])
+    slopes = np.einsum("prk,pr->pk", jacobian, errors)
+    if curved is None:
+        return LayerSamples(activations, slopes, S, jacobian, positive)
+    second = curved.cpu().numpy().astype(np.float64, copy=False)
+    Q = jacobian.transpose(0, 2, 1) @ (S @ jacobian) + second
+    return LayerSamples(activations, slopes, (Q + Q.transpose(0, 2, 1)) / 2, None, None)
+
+
+def _by_autograd(
+    loss: LossFunction, outputs: torch.Tensor, targets: torch.Tensor
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    o = outputs.detach().double().requires_grad_()
+    with torch.enable_grad():
+        losses = loss(o, targets.to(o.device))
+        if not isinstance(losses, torch.Tensor) or losses.shape != (len(o),):
+            got = tuple(losses.shape) if isinstance(losses, torch.Tensor) else type(losses).__name__
+            raise InputError(f"loss returned {got}; it must return one loss for each sample, of shape ({len(o)},): "
+                             'reduction="none"')  # fmt: skip
+        (slope,) = torch.autograd.grad(losses.sum(), o, create_graph=True)
+        rows = []
+        for q in range(o.shape[1]):
+            row = None
+            if slope.requires_grad:
+                (row,) = torch.autograd.grad(slope[:, q].sum(), o, retain_graph=True, allow_unused=True)
+            rows.append(torch.zeros_like(o) if row is None else row)
+    S = torch.stack(rows, dim=1).detach().cpu().numpy()
+    return slope.detach().cpu().numpy(), (S + S.transpose(0, 2, 1)) / 2
+
+
+def _resolve(model: torch.nn.Module, layer: str | torch.nn.Module) -> torch.nn.Linear:
+    if not isinstance(model, torch.nn.Module):
+        raise InputTypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    if isinstance(layer, str):
+        try:
+            found = model.get_submodule(layer)
+        except AttributeError:
+            raise InputError(
+                f"model has no layer {layer!r}; its linear layers are {', '.join(linear)}"
+            ) from None
+    else:
+        found = layer
+        if not any(module is layer for module in model.modules()):
+            raise InputError("layer is not a module of model")
+    if not isinstance(found, torch.nn.Linear):
+        raise InputTypeError(
+            f"layer is a {type(found).__name__}; only torch.nn.Linear is supported: {', '.join(linear) or 'none here'}"
+        )
+    return found
+
+
+def _batches(data: Any, like: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches on the device of ``like``, inputs of floats in its type."""
+    for inputs, targets in _pairs(data):
+        x, t = torch.as_tensor(inputs), torch.as_tensor(targets)
+        if x.is_complex() or t.is_complex():
+            raise InputTypeError("data is complex; it must hold real numbers")
+        if x.ndim == 0 or t.ndim == 0 or len(x) != len(t):
+            raise InputError(
+                f"inputs of shape {tuple(x.shape)} with targets of shape {tuple(t.shape)}: one row each"
+            )
+        x = x.to(like.device, like.dtype if x.is_floating_point() else x.dtype)
+        yield x, t
+
+
+def _pairs(data: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(data, (tuple, list)) and len(data) == 2 and all(hasattr(part, "shape") for part in data):
+        inputs, targets = data
+        if len(inputs) != len(targets):
+            raise InputError(f"inputs has {len(inputs)} rows, but targets has {len(targets)}")
+        return [(inputs[i : i + CHUNK], targets[i : i + CHUNK]) for i in range(0, len(inputs), CHUNK)]
+    if not hasattr(data, "__iter__"):
+        raise InputTypeError(
+            f"data must be (inputs, targets) or a loader of such pairs, not {type(data).__name__}"
+        )
+    return _checked(data)
+
+
+def _checked(loader: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    for batch in loader:
+        if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
+            raise InputError("data yields batches that are not (inputs, targets) pairs")
+        yield batch[0], batch[1]

@@ -1,0 +1,112 @@
+"""The modules whose per-sample gradients are known, and how each follows from its input and its output's derivative.
+
+Samples are the first axis. All axes between the first and the last (or, of a convolution, all places of its output)
+are steps of a sequence, over which a parameter is shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gradhess.torch._pieces import Dense, Outer, Piece, Selected
+
+Rule = Callable[[Any, str, Tensor, Tensor], Piece]
+"""(module, name of the parameter, input, derivative of the output) to the contribution of the call."""
+
+
+def _linear(module: nn.Linear, name: str, x: Tensor, error: Tensor) -> Piece:
+    steps = _host(error).reshape(len(error), -1, module.out_features)
+    if name == "bias":
+        return Dense(steps.sum(1))
+    return Outer(_host(x).reshape(len(x), -1, module.in_features), steps)
+
+
+def _convolution(module: nn.Conv1d | nn.Conv2d, name: str, x: Tensor, error: Tensor) -> Piece:
+    steps = _host(error).flatten(2).transpose(1, 2).contiguous()  # (n, places, out)
+    if name == "bias":
+        return Dense(steps.sum(1))
+    patches = _patches(module, _host(x))
+    if module.groups == 1:
+        return Outer(patches, steps)
+    n, places, _ = steps.shape
+    grouped = torch.einsum(
+        "nlgo,nlgi->ngoi",
+        steps.reshape(n, places, module.groups, -1),
+        patches.reshape(n, places, module.groups, -1),
+    )
+    return Dense(grouped.flatten(1))
+
+
+def _patches(module: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
+    """(n, places, in * kernel): what each place of the output sees, channel by channel."""
+    if module.padding_mode != "zeros":
+        x = F.pad(x, module._reversed_padding_repeated_twice, mode=module.padding_mode)
+    else:
+        x = F.pad(x, module._reversed_padding_repeated_twice)
+    if isinstance(module, nn.Conv1d):
+        (length,), (dilation,), (stride,) = module.kernel_size, module.dilation, module.stride
+        columns = F.unfold(x.unsqueeze(2), (1, length), (1, dilation), 0, (1, stride))
+    else:
+        columns = F.unfold(x, module.kernel_size, module.dilation, 0, module.stride)
+    return columns.transpose(1, 2).contiguous()
+
+
+def _embedding(module: nn.Embedding, name: str, x: Tensor, error: Tensor) -> Piece:
+    ids = x.detach().cpu().long().reshape(len(x), -1)
+    steps = _host(error).reshape(len(error), -1, module.embedding_dim)
+    if module.padding_idx is not None:
+        steps = steps.masked_fill((ids == module.padding_idx).unsqueeze(2), 0.0)
+    return Selected(ids, steps, module.num_embeddings)
+
+
+def _layer_norm(module: nn.LayerNorm, name: str, x: Tensor, error: Tensor) -> Piece:
+    size = 1
+    for length in module.normalized_shape:
+        size *= length
+    steps = _host(error).reshape(len(error), -1, size)
+    if name == "bias":
+        return Dense(steps.sum(1))
+    normalised = F.layer_norm(_host(x), module.normalized_shape, eps=module.eps)
+    return Dense((steps * normalised.reshape(steps.shape)).sum(1))
+
+
+def _host(tensor: Tensor) -> Tensor:
+    """On the CPU, in a type that NumPy has: float32 or float64."""
+    narrow = tensor.dtype in (torch.float16, torch.bfloat16)
+    return tensor.detach().to("cpu", torch.float32 if narrow else tensor.dtype).contiguous()
+
+
+_RULES: Final[dict[type[nn.Module], Rule]] = {
+    nn.Linear: _linear,
+    nn.Conv1d: _convolution,
+    nn.Conv2d: _convolution,
+    nn.Embedding: _embedding,
+    nn.LayerNorm: _layer_norm,
+}
+SUPPORTED: Final = ", ".join(kind.__name__ for kind in _RULES)
+
+# Axes of an input, samples included, below which it has no samples: PyTorch takes it for a single one.
+_MIN_AXES: Final[dict[type[nn.Module], int]] = {nn.Conv1d: 3, nn.Conv2d: 4, nn.Embedding: 1}
+
+
+def rule_of(module: nn.Module) -> Rule | None:
+    """The rule for a module, or None. A subclass counts as long as it computes as its base does."""
+    for kind, rule in _RULES.items():
+        if isinstance(module, kind) and type(module).forward is kind.forward:
+            if isinstance(module, nn.Embedding) and module.scale_grad_by_freq:
+                return None  # scales by counts over the whole batch
+            return rule
+    return None
+
+
+def has_samples(module: nn.Module, x: Tensor) -> bool:
+    """Whether the input of a supported module has an axis for samples."""
+    axes = [least for kind, least in _MIN_AXES.items() if isinstance(module, kind)]
+    if isinstance(module, nn.LayerNorm):
+        axes = [len(module.normalized_shape) + 1]
+    return bool(x.ndim >= (axes[0] if axes else 2))
