@@ -18,6 +18,7 @@ TORCH_TESTS = [
     "tests/test_docs_informativeness.py",
     "tests/test_torch_layers.py",
     "tests/test_torch_models.py",
+    "tests/test_torch_recovery.py",
 ]
 TORCH_PEERS = [
     "backpack-for-pytorch",

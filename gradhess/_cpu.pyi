@@ -58,6 +58,18 @@ def multiply_transposed(
     threads: int,
     isa: int,
 ) -> Float64Array: ...
+def group_sums(
+    rows: Rows,
+    offsets: npt.NDArray[np.int64],
+    indices: npt.NDArray[np.int64] | None,
+    slopes: Float64Array | None,
+    factors: Float64Array | None,
+    shifts: Float64Array | None,
+    scale: Float64Array | None,
+    out: AnyArray,
+    threads: int,
+    isa: int,
+) -> int: ...
 def outer_gram(
     rows: AnyArray,
     unit_column: bool,

@@ -18,6 +18,7 @@ PUBLIC = {
     "errors",
     "estimate_memory",
     "glm_gradients",
+    "grouped",
     "layer_gradients",
     "losses",
     "set_num_threads",
@@ -47,6 +48,9 @@ def test_signatures_are_those_of_the_documentation():
         gh.glm_gradients: "(X, y, coef, loss='squared', *, intercept=None, sample_weight=None)",
         gh.layer_gradients: "(activations, errors, *, bias=False, mask=None)",
         gh.as_gradients: "(G)",
+        gh.grouped: (
+            "(gradients, groups=None, *, group_size=None, offsets=None, factors=None, shifts=None, scale=1.0)"
+        ),
         gh.estimate_memory: "(d, structure='full', dtype='float64')",
         gh.StreamingCovariance: (
             "(structure='full', assume_centered=False, ddof=0, *, dtype='float64', on_nonfinite='error')"

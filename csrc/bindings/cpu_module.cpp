@@ -9,6 +9,7 @@
 
 #include "../cpu/accumulate.hpp"
 #include "../cpu/dispatch.hpp"
+#include "../cpu/grouped.hpp"
 #include "../cpu/pairs.hpp"
 #include "../cpu/rowwise.hpp"
 #include "../cpu/totals.hpp"
@@ -198,6 +199,26 @@ py::array_t<double> pair_dependence(const py::array& labels, int q, const py::ar
     return sums;
 }
 
+// Index of the first group that names a row that is not there, or -1.
+Index group_sums(const RowsHandle& handle, const py::array& offsets, const OptionalArray& indices,
+                 const OptionalArray& slopes, const OptionalArray& factors, const OptionalArray& shifts,
+                 const OptionalArray& scale, py::array out, int threads, std::size_t isa) {
+    cpu::Groups groups;
+    groups.offsets = static_cast<const Index*>(offsets.data());
+    groups.indices = indices ? static_cast<const Index*>(indices->data()) : nullptr;
+    groups.slopes = doubles(slopes);
+    groups.factors = doubles(factors);
+    groups.shifts = doubles(shifts);
+    groups.scale = doubles(scale);
+    groups.count = offsets.shape(0) - 1;
+    groups.outputs = slopes ? slopes->shape(1) : 1;
+    if (out.shape(0) != groups.count || out.shape(1) != handle.rows.width() * groups.outputs)
+        throw py::value_error("out must have a row for each group");
+    void* data = out.mutable_data();
+    py::gil_scoped_release release;
+    return cpu::group_sums(handle.rows, groups, data, threads, isa_at(isa));
+}
+
 py::tuple isa_names() {
     py::list names;
     for (const cpu::Isa* isa : cpu::supported_isas()) names.append(isa->name);
@@ -237,6 +258,7 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
     m.def("norms", &norms);
     m.def("multiply", &multiply);
     m.def("multiply_transposed", &multiply_transposed);
+    m.def("group_sums", &group_sums);
     m.def("outer_gram", &gradhess::bindings::outer_gram);
     m.def("pair_dependence", &pair_dependence);
     m.def("isa_names", &isa_names);

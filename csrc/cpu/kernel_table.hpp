@@ -1,6 +1,7 @@
 // Dispatch is data: what one instruction set offers, as a table that can be inspected and forced.
 #pragma once
 
+#include "grouped.hpp"
 #include "pair_job.hpp"
 #include "slab.hpp"
 
@@ -39,6 +40,7 @@ struct Kernels {
     void (*multiply_transposed)(const Rows&, Index first, Index count, const double* u, const double* vectors,
                                 const double* units, Index m, double* products, double* out, RowScratch<T>&);
     Index (*first_nonfinite)(const Rows&, const double* weights, Index first, Index count, RowScratch<T>&);
+    Index (*group_sums)(const Rows&, const Groups&, Index first, Index count, T* out, GroupScratch<T>&);
 };
 
 struct Isa {

@@ -1,4 +1,5 @@
 // The body of every kernels_<isa>.cpp: one template, instantiated for the vector length that the file names.
+#include "group_sums.hpp"
 #include "kernel_table.hpp"
 #include "narrow.hpp"
 #include "outer.hpp"
@@ -33,6 +34,7 @@ constexpr Kernels<T> make_kernels() {
     table.multiply = multiply<T>;
     table.multiply_transposed = multiply_transposed<T>;
     table.first_nonfinite = first_nonfinite<T>;
+    table.group_sums = group_sums<T>;
     return table;
 }
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from gradhess._backends import layout
 from gradhess._backends.custom_loss import require_second, vector_cfuncs
+from gradhess._backends.groups import Groups, changed_groups
 from gradhess._backends.loss_formulas import SCALAR_LOSSES
 from gradhess._backends.protocol import (
     AnyArray,
@@ -22,7 +23,7 @@ from gradhess._backends.protocol import (
     PairWeights,
     Rows,
 )
-from gradhess.errors import BackendError
+from gradhess.errors import BackendError, InputError
 
 try:
     from gradhess import _cpu
@@ -169,6 +170,22 @@ class CpuBackend:
     def gram_matvec(self, rows: Rows, vectors: Float64Array, *, threads: int) -> Float64Array:
         out = _cpu.multiply_transposed(_rows(rows), None, *_by_output(rows, vectors), _team(threads), _isa)
         return _by_parameter(out)
+
+    def group_sums(self, rows: Rows, groups: Groups, out: AnyArray, *, threads: int) -> None:
+        bad = _cpu.group_sums(
+            _rows(rows),
+            groups.offsets,
+            groups.indices,
+            groups.slopes,
+            groups.factors,
+            groups.shifts,
+            groups.scale,
+            out,
+            _team(threads),
+            _isa,
+        )
+        if bad >= 0:
+            raise InputError(changed_groups(rows.n_samples))
 
     def outer_gram(
         self,

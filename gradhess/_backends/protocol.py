@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradhess._backends import layout
+from gradhess._backends.groups import Groups
 
 AnyArray: TypeAlias = npt.NDArray[Any]
 Float64Array: TypeAlias = npt.NDArray[np.float64]
@@ -297,6 +298,14 @@ class Backend(Protocol):
 
     def gram_matvec(self, rows: Rows, vectors: Float64Array, *, threads: int) -> Float64Array:
         """``G.T @ (G @ vectors)`` for C-contiguous (p, m): (p, m), from one read of ``X``."""
+
+    def group_sums(self, rows: Rows, groups: Groups, out: AnyArray, *, threads: int) -> None:
+        """Write the sums of the groups (see ``Groups``) over dense ``rows`` into ``out`` (m, k * width).
+
+        ``out`` is C-contiguous, of the compute type. A sum is one chain in float64 in the order of the draws, and
+        is rounded to the compute type once. Draws are within the rows, unless the caller changed the array since
+        it was checked: that is an InputError.
+        """
 
     def outer_gram(
         self,

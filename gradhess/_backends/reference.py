@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from gradhess._backends import layout
 from gradhess._backends.custom_loss import require_second
+from gradhess._backends.groups import Groups, changed_groups
 from gradhess._backends.loss_formulas import SCALAR_LOSSES
 from gradhess._backends.protocol import (
     BLOCK_LOSS,
@@ -34,6 +35,7 @@ from gradhess._backends.protocol import (
     ScalarFunction,
     Structure,
 )
+from gradhess.errors import InputError
 
 _TOTALS = [WEIGHT, WEIGHT_SQUARES, LOSS]
 _BLOCK_TOTALS = [BLOCK_WEIGHT, BLOCK_WEIGHT_SQUARES, BLOCK_LOSS]
@@ -138,6 +140,24 @@ class ReferenceBackend:
             G = _evaluate(slab).rows.astype(np.float64)
             out += G.T @ (G @ vectors)
         return out
+
+    def group_sums(self, rows: Rows, groups: Groups, out: AnyArray, *, threads: int) -> None:
+        with np.errstate(all="ignore"):
+            for j in range(groups.count):
+                index = groups.rows_of(j)
+                if index.size and not (index.min() >= 0 and index.max() < rows.n_samples):
+                    raise InputError(changed_groups(rows.n_samples))
+                draws = slice(groups.offsets[j], groups.offsets[j + 1])
+                x = rows.X[index].astype(rows.compute_dtype).astype(np.float64)
+                if rows.unit_column:
+                    x = np.hstack([x, np.ones((len(x), 1))])
+                f = np.ones((len(x), 1)) if groups.slopes is None else groups.slopes[index]
+                if groups.factors is not None:
+                    f = f * groups.factors[draws, np.newaxis]
+                if groups.shifts is not None:
+                    f = f + groups.shifts[draws, np.newaxis]
+                scale = 1.0 if groups.scale is None else groups.scale[j]
+                out[j] = scale * (f.T @ x).ravel()
 
     def outer_gram(
         self,

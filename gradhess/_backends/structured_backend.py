@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradhess._backends import layout
+from gradhess._backends.groups import Groups
 from gradhess._backends.protocol import (
     BLOCK_ROWS,
     AnyArray,
@@ -43,8 +44,13 @@ class StructuredBackend:
             self.kernels.accumulate(rows, weights, state, threads=threads)
             return
         with np.errstate(all="ignore"):  # rows that are not finite are found and reported by their index
+            buffer = np.empty((0, rows.n_parameters), rows.compute_dtype)
             for start, stop in _pieces(rows, state, threads):
-                formed = np.empty((stop - start, rows.n_parameters), rows.compute_dtype)
+                if (
+                    len(buffer) < stop - start
+                ):  # fresh memory for every piece would cost as much as forming narrow rows
+                    buffer = np.empty((stop - start, rows.n_parameters), rows.compute_dtype)
+                formed = buffer[: stop - start]
                 rows.portion(start, stop).expand(formed)
                 part = None if weights is None else weights[start:stop]
                 try:
@@ -127,6 +133,9 @@ class StructuredBackend:
         threads: int,
     ) -> None:
         self.kernels.outer_gram(A, pairs, unit_column, out, begin=begin, end=end, threads=threads)
+
+    def group_sums(self, rows: Rows, groups: Groups, out: AnyArray, *, threads: int) -> None:
+        self.kernels.group_sums(rows, groups, out, threads=threads)
 
 
 def _pieces(rows: StructuredRows, state: MomentState, threads: int) -> Iterator[tuple[int, int]]:

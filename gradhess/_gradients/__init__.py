@@ -3,15 +3,18 @@
 from gradhess._gradients.base import DenseGradients, Gradients, as_gradients
 from gradhess._gradients.glm import GlmGradients, glm_gradients
 from gradhess._gradients.gram import weighted_gram
+from gradhess._gradients.grouped import GroupedGradients, grouped
 from gradhess._gradients.layer import LayerGradients, layer_gradients
 
 __all__ = [
     "DenseGradients",
     "GlmGradients",
     "Gradients",
+    "GroupedGradients",
     "LayerGradients",
     "as_gradients",
     "glm_gradients",
+    "grouped",
     "layer_gradients",
     "weighted_gram",
 ]

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from gradhess import _memory
 from gradhess import _validation as check
 from gradhess._arrays import give_back, library_of
-from gradhess._backends.protocol import FLOAT64, Rows
+from gradhess._backends import registry
+from gradhess._backends.protocol import FLOAT64, Float64Array, Rows
 from gradhess._gradients import outer_gram, passes, softmax
 from gradhess._gradients.base import Gradients, scatter_of
 from gradhess.errors import InputError
@@ -23,6 +25,31 @@ class GlmGradients(Gradients):
     def __init__(self, rows: Rows, library: str, loss: Loss) -> None:
         super().__init__(rows, library)
         self._loss_function = loss
+        self._slopes: Float64Array | None = None
+
+    def slopes(self) -> Any:
+        """``c_i l'(eta_i, y_i)``, by which row ``x~_i`` is multiplied: (n,), or (n, k) for softmax; float64.
+
+        For the squared loss the residuals ``x_i @ coef + intercept - y_i``, times the weights. Kept once computed.
+        """
+        slopes = self.slopes_by_output()
+        shape = (self.n_samples,) if self._loss_function.name != "softmax" else slopes.shape
+        return give_back(slopes.reshape(shape).copy(), self.library)
+
+    def slopes_by_output(self) -> Float64Array:
+        """The same as a C-contiguous (n, k) array of NumPy, not a copy."""
+        if self._slopes is None:
+            backend, threads = registry.active(), registry.num_threads()
+            rows = self.rows
+            slopes = np.empty((rows.n_samples, rows.n_outputs))
+            # NaN where a row is not finite; that matters where the row is used.
+            with np.errstate(all="ignore"):
+                for start, stop in passes.spans(
+                    rows.n_samples, passes.piece_rows(2 * rows.n_parameters, threads)
+                ):
+                    slopes[start:stop] = backend.errors(rows.slice(start, stop), threads=threads)
+            self._slopes = slopes
+        return self._slopes
 
     def gram(self, *, dtype: npt.DTypeLike = "float64") -> Any:
         rows = self.rows

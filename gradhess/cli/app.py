@@ -18,6 +18,9 @@ from gradhess.cli.source import TableSource
 from gradhess.cli.tables import open_table
 from gradhess.errors import InputError
 
+DEFAULT_GRADIENTS = 10_000
+"""Of ``recover``: a second or two, and an error of a few percent of ten parameters."""
+
 app = typer.Typer(
     name="gradhess",
     no_args_is_help=True,
@@ -107,6 +110,54 @@ def fit(
         Job(title=data.name, state=out, plot=plot, coefficients=coefficients, data=data).run(
             source, chosen, intercept=not no_intercept
         )
+
+
+@app.command()
+def recover(
+    data: option.DataInMemory,
+    target: option.Target,
+    batch_size: option.RecoveryBatchSize = 100,
+    gradients: option.Gradients = None,
+    method: option.RecoveryMethod = option.RecoveryMethodName.antithetic,
+    noise_variance: option.NoiseVariance = None,
+    existing_noise: option.ExistingNoise = 0.0,
+    features: option.Features = None,
+    drop_missing: option.DropMissing = False,
+    no_intercept: option.NoIntercept = False,
+    without_replacement: option.WithoutReplacement = False,
+    at_optimum: option.AtOptimum = False,
+    raw: option.Raw = False,
+    seed: option.RecoverySeed = 0,
+    report: option.Report = None,
+    debug: option.Debug = False,
+) -> None:
+    """Recover the Hessian of a linear regression from noised batch gradients, and say how well.
+
+    What is recovered is compared with the exact Hessian, which the gradients do not show.
+    """
+    with readable_errors(debug=debug):
+        from gradhess.cli.recover import Recovery
+
+        names = None if features is None else [name.strip() for name in features.split(",") if name.strip()]
+        if names == []:
+            raise InputError("--features: no column is named")
+        if gradients is None and method is not option.RecoveryMethodName.orthogonal:
+            gradients = DEFAULT_GRADIENTS
+        Recovery(
+            title=data.name,
+            batch_size=batch_size,
+            n_gradients=gradients,
+            method=method.value,
+            noise_variance=noise_variance,
+            existing_noise=existing_noise,
+            replace=not without_replacement,
+            at_optimum=at_optimum,
+            raw=raw,
+            intercept=not no_intercept,
+            seed=seed,
+            report=report,
+            data=data,
+        ).run(TableSource(open_table(data), target, names, drop_missing=drop_missing))
 
 
 @app.command()

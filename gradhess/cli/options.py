@@ -20,6 +20,15 @@ class LossName(StrEnum):
     softmax = "softmax"
 
 
+class RecoveryMethodName(StrEnum):
+    antithetic = "antithetic"
+    calibrated = "calibrated"
+    rescaled = "rescaled"
+    difference = "difference"
+    fixed_batch = "fixed_batch"
+    orthogonal = "orthogonal"
+
+
 class OutputLossName(StrEnum):
     cross_entropy = "cross_entropy"
     mse = "mse"
@@ -31,6 +40,10 @@ Data: TypeAlias = Annotated[
     typer.Argument(
         metavar="DATA", help="A CSV, Parquet, Feather or .npy file. It may be larger than memory."
     ),
+]
+DataInMemory: TypeAlias = Annotated[
+    Path,
+    typer.Argument(metavar="DATA", help="A CSV, Parquet, Feather or .npy file, which is read into memory."),
 ]
 Target: TypeAlias = Annotated[
     str,
@@ -86,6 +99,41 @@ DemoPlot: TypeAlias = Annotated[
 Coefficients: TypeAlias = Annotated[
     Path | None,
     typer.Option("--coefficients", metavar="FILE", help="Write the table of coefficients as CSV."),
+]
+RecoveryBatchSize: TypeAlias = Annotated[
+    int, typer.Option("--batch-size", "-n", min=1, metavar="N", help="Rows of a batch.")
+]
+Gradients: TypeAlias = Annotated[
+    int | None,
+    typer.Option("--gradients", "-m", min=2, metavar="M", help="Batch gradients to ask for."),
+]
+RecoveryMethod: TypeAlias = Annotated[
+    RecoveryMethodName, typer.Option("--method", help="How the Hessian is told from the gradients.")
+]
+NoiseVariance: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--noise-variance", help="Of the noise on the targets; by default what calibration asks for."
+    ),
+]
+ExistingNoise: TypeAlias = Annotated[
+    float, typer.Option("--existing-noise", help="Variance of the noise known to be in the targets.")
+]
+WithoutReplacement: TypeAlias = Annotated[
+    bool, typer.Option("--without-replacement", help="Draw the rows of a batch without replacement.")
+]
+AtOptimum: TypeAlias = Annotated[
+    bool, typer.Option("--at-optimum", help="Take the gradients at the least squares fit instead of at zero.")
+]
+Raw: TypeAlias = Annotated[
+    bool, typer.Option("--raw", help="Leave the columns as they are instead of centring and scaling them.")
+]
+RecoverySeed: TypeAlias = Annotated[int, typer.Option("--seed", min=0, help="Of the batches and the noise.")]
+Report: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--report", "-r", metavar="FILE", help="Write a report (.html), or its picture (.png, .pdf, .svg)."
+    ),
 ]
 OutputLossChoice: TypeAlias = Annotated[
     OutputLossName, typer.Option("--loss", "-l", help="Loss to train with, and to take the curvature of.")

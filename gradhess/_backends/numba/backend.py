@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from gradhess._backends.groups import Groups
 from gradhess._backends.numba import (
     accumulate,
     moments,
@@ -14,6 +15,7 @@ from gradhess._backends.numba import (
     scatter_kernels,
     workers,
 )
+from gradhess._backends.numba.group_sums import group_sums
 from gradhess._backends.numba.row_source import readonly
 from gradhess._backends.protocol import AnyArray, Float64Array, MomentState, PairWeights, Rows
 
@@ -63,6 +65,9 @@ class NumbaBackend:
 
     def gram_matvec(self, rows: Rows, vectors: Float64Array, *, threads: int) -> Float64Array:
         return row_products.gram_matvec(rows, vectors, threads)
+
+    def group_sums(self, rows: Rows, groups: Groups, out: AnyArray, *, threads: int) -> None:
+        group_sums(rows, groups, out, threads)
 
     def outer_gram(
         self,

@@ -1,0 +1,56 @@
+"""Checks of arguments that the functions of this package share."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from gradhess import _validation as check
+from gradhess._arrays import as_numpy
+from gradhess._backends.protocol import Float64Array
+from gradhess.errors import InputError, InputTypeError
+
+SYMMETRY: float = 1e-8
+"""How far a matrix may be from symmetric, relative to its largest entry: rounding of a product in float32 and less."""
+
+
+def nonnegative(value: Any, name: str) -> float:
+    """A finite float, at least 0."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise InputTypeError(f"{name} must be a number, not {type(value).__name__}")
+    number = float(value)
+    if not (math.isfinite(number) and number >= 0):
+        raise InputError(f"{name} is {number}; it must be finite and not negative")
+    return number
+
+
+def positive(value: Any, name: str) -> float:
+    """A finite float above 0."""
+    number = nonnegative(value, name)
+    if number == 0:
+        raise InputError(f"{name} is 0; it must be positive")
+    return number
+
+
+def vector(value: Any, name: str, length: int | None = None) -> Float64Array:
+    """(d,), finite."""
+    array = as_numpy(value, name)
+    if array.ndim != 1 or (length is not None and array.shape != (length,)):
+        wanted = "(d,)" if length is None else f"({length},)"
+        raise InputError(f"{name} has shape {array.shape}; it must be {wanted}")
+    return check.finite(np.require(array, np.float64, ["C", "A"]), name)
+
+
+def symmetric(value: Any, name: str, size: int | None = None) -> Float64Array:
+    """(d, d), finite and symmetric up to rounding; its symmetric part. An estimate stands for its Hessian."""
+    array = as_numpy(getattr(value, "hessian", value), name)
+    if array.ndim != 2 or array.shape[0] != array.shape[1] or not array.size:
+        raise InputError(f"{name} has shape {array.shape}; it must be (d, d)")
+    if size is not None and array.shape[0] != size:
+        raise InputError(f"{name} has shape {array.shape}; it must be ({size}, {size})")
+    matrix = check.finite(np.require(array, np.float64, ["C", "A"]), name)
+    if np.abs(matrix - matrix.T).max() > SYMMETRY * np.abs(matrix).max():
+        raise InputError(f"{name} is not symmetric")
+    return np.asarray((matrix + matrix.T) / 2)

@@ -1,0 +1,201 @@
+"""Batch gradients of a PyTorch regression model, with noise added to its targets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset, default_collate
+
+from gradhess import _validation as check
+from gradhess._backends.protocol import AnyArray
+from gradhess.errors import InputError, InputTypeError
+from gradhess.recovery.arguments import nonnegative
+from gradhess.recovery.calibration import gradient_factor
+from gradhess.recovery.oracle import batch_stream, distinct_rows
+
+_CHANGE_BETWEEN_CALLS = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
+
+
+class RegressionOracle:
+    """Gradients of the squared loss of any ``nn.Module`` on random batches, for ``gradhess.recovery.recover_hessian``.
+
+    Noise on the targets enters the gradient ``a J^T (f(x) - y - noise)`` linearly whatever the network is, so what is
+    recovered is ``a n E[J^T J]``, with J the derivative of the outputs by the parameters: the Hessian of a linear
+    model, the Gauss-Newton matrix of any other. The model, its parameters and their ``.grad`` are left as they are.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Maps a batch of inputs to predictions of the shape of the targets; (b, 1) for targets (b,) will do.
+    dataset : torch.utils.data.Dataset, or a pair of tensors (inputs, targets)
+        Of known length, with items (input, target); targets of a floating type.
+    batch_size : int
+        n.
+    parameters : iterable of str or of torch.nn.Parameter, optional
+        Which parameters, and in which order; by default all that require a gradient, in the order of
+        ``model.named_parameters()``. A gradient is their concatenation, each flattened row-major; ``parameter_slices``
+        says where each lies.
+    reduction : {"mean", "half_mean", "half_sum", "sum"}
+        The loss of a batch. "mean" is ``torch.nn.MSELoss()``, which divides by samples times targets of a sample.
+    existing_noise : float
+        Variance of the noise that is known to be in the targets.
+    replace : bool
+        Whether a batch is drawn with replacement.
+    rng : int, numpy.random.Generator or None
+        Of the batches.
+
+    Raises
+    ------
+    InputError, InputTypeError
+        A dataset that is empty or of unknown length, targets that are classes, predictions of another shape than the
+        targets, an unknown parameter, or a model in training mode with dropout or batch normalisation, whose output
+        changes from call to call: call ``model.eval()``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset: Any,
+        batch_size: int,
+        parameters: Iterable[str | nn.Parameter] | None = None,
+        reduction: str = "mean",
+        *,
+        existing_noise: float = 0.0,
+        replace: bool = True,
+        rng: Any = None,
+    ) -> None:
+        check.instance(model, nn.Module, "model")
+        self.model = model
+        self.batch_size = check.count(batch_size, "batch_size", 1)
+        check.flag(replace, "replace")
+        self._replace = bool(replace)
+        self._dataset = _as_dataset(dataset)
+        self._size = _size(self._dataset)
+        if not replace and self.batch_size > self._size:
+            raise InputError(f"batch_size is {self.batch_size}, but there are {self._size} samples to draw")
+        self._names, self._parameters = _chosen(model, parameters)
+        self.reduction = reduction
+        self.existing_noise = nonnegative(existing_noise, "existing_noise")
+        self._rng = batch_stream(rng)
+        _, y = self._fetch(np.zeros(1, np.int64))
+        if not torch.is_floating_point(y):
+            raise InputTypeError(
+                f"the targets are {y.dtype}; noise can be added to the real targets of a regression only"
+            )
+        self.n_targets = max(int(y[0].numel()), 1)
+        gradient_factor(reduction, self.batch_size * self.n_targets)  # checks the name
+
+    @property
+    def n_params(self) -> int:
+        """d, the entries of all chosen parameters."""
+        return sum(parameter.numel() for parameter in self._parameters)
+
+    @property
+    def parameter_slices(self) -> dict[str, slice]:
+        """Where each parameter lies in a gradient, by its name in the model."""
+        slices, start = {}, 0
+        for name, parameter in zip(self._names, self._parameters, strict=True):
+            slices[name] = slice(start, start + parameter.numel())
+            start += parameter.numel()
+        return slices
+
+    def draw_batch(self) -> AnyArray:
+        """(n,) indices into the dataset."""
+        if self._replace:
+            return self._rng.integers(0, self._size, self.batch_size)
+        return np.asarray(distinct_rows(self._rng, self._size, (1, self.batch_size))[0])
+
+    def gradient(self, batch: Any, target_noise: Any) -> Tensor:
+        """(n_params,) on the CPU: the gradient on that batch with noise (n,) or (n, n_targets) added to its targets."""
+        self._refuse_training_layers()
+        x, y = self._fetch(np.asarray(batch))
+        with torch.enable_grad():
+            prediction = self.model(x)
+            if prediction.shape != y.shape:
+                if prediction.numel() != y.numel() or prediction.shape[0] != y.shape[0]:
+                    raise InputError(
+                        f"the model returns shape {tuple(prediction.shape)} for targets of shape {tuple(y.shape)}"
+                    )
+                prediction = prediction.reshape(y.shape)
+            noise = torch.as_tensor(np.asarray(target_noise), dtype=y.dtype, device=y.device).reshape(y.shape)
+            loss = self._loss(prediction - (y + noise))
+            gradients = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
+        return torch.cat([gradient.reshape(-1) for gradient in gradients]).detach().cpu()
+
+    def _loss(self, residual: Tensor) -> Tensor:
+        squares = (residual * residual).sum()
+        divisor = {"mean": residual.numel(), "half_mean": 2 * residual.numel(), "half_sum": 2, "sum": 1}
+        return squares / divisor[self.reduction]
+
+    def _fetch(self, indices: AnyArray) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of these samples, on the device of the parameters."""
+        if isinstance(self._dataset, TensorDataset):
+            # A copy: the array may be read-only, and belongs to somebody else.
+            item = self._dataset[torch.from_numpy(np.array(indices, np.int64))]
+        else:
+            item = default_collate([self._dataset[int(index)] for index in indices])
+        if not isinstance(item, (tuple, list)) or len(item) != 2:
+            raise InputTypeError("an item of the dataset must be a pair (input, target)")
+        device = self._parameters[0].device
+        return item[0].to(device), item[1].to(device)
+
+    def _refuse_training_layers(self) -> None:
+        for name, module in self.model.named_modules():
+            if module.training and isinstance(module, _CHANGE_BETWEEN_CALLS):
+                raise InputError(
+                    f"layer {name!r} ({type(module).__name__}) is in training mode, where the output of the model "
+                    "changes from call to call; call model.eval() first"
+                )
+
+
+def _as_dataset(dataset: Any) -> Any:
+    if isinstance(dataset, (tuple, list)):
+        if len(dataset) != 2 or not all(isinstance(part, Tensor) for part in dataset):
+            raise InputTypeError("dataset must be a Dataset, or a pair of tensors (inputs, targets)")
+        if len(dataset[0]) != len(dataset[1]):
+            raise InputError(f"dataset has {len(dataset[0])} inputs and {len(dataset[1])} targets")
+        return TensorDataset(*dataset)
+    return dataset
+
+
+def _size(dataset: Any) -> int:
+    try:
+        size = len(dataset)
+    except TypeError:
+        raise InputTypeError(
+            f"dataset ({type(dataset).__name__}) has no length; batches are drawn by index, so pass a map-style Dataset"
+        ) from None
+    if size == 0:
+        raise InputError("dataset is empty")
+    return int(size)
+
+
+def _chosen(
+    model: nn.Module, wanted: Iterable[str | nn.Parameter] | None
+) -> tuple[list[str], list[nn.Parameter]]:
+    """Names and parameters, in the order in which a gradient has them."""
+    named = dict(model.named_parameters())
+    if wanted is None:
+        names = [name for name, parameter in named.items() if parameter.requires_grad]
+    else:
+        by_identity = {id(parameter): name for name, parameter in named.items()}
+        names = []
+        for entry in wanted:
+            name = entry if isinstance(entry, str) else by_identity.get(id(entry), "")
+            if name not in named:
+                shown = repr(entry) if isinstance(entry, str) else "a tensor that is not of the model"
+                raise InputError(
+                    f"parameters: {shown} is unknown; the model has {', '.join(named) or 'none'}"
+                )
+            if not named[name].requires_grad:
+                raise InputError(f"parameters: {name!r} does not require a gradient")
+            if name in names:
+                raise InputError(f"parameters: {name!r} is given twice")
+            names.append(name)
+    if not names:
+        raise InputError("the model has no parameter that requires a gradient")
+    return names, [named[name] for name in names]
