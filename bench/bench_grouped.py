@@ -31,10 +31,10 @@ import numpy as np
 import pytest
 from bench_support import machine
 from bench_support.problems import DTYPES, QUICK, Array
+from bench_support.timing import PAUSE_SECONDS
 
 ROUNDS = 2 if QUICK else 7
 SIZES = (2_000, 300, 20, 16) if QUICK else (100_000, 20_000, 100, 64)
-PAUSE_SECONDS = 0.05
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def test_signatures_are_those_of_the_documentation():
 
 
 def public_callables():
-    for name in PUBLIC - {"__version__"}:
+    for name in sorted(PUBLIC - {"__version__"}):
         value = getattr(gh, name)
         if inspect.ismodule(value):
             yield from (

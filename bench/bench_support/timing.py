@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-PAUSE_SECONDS = 0.05
-"""Before each timed call. Idle threads of OpenMP and OpenBLAS spin for up to some 30 ms before they sleep; without a
-pause, those of one candidate would take the cores from the next one."""
+from bench_support.problems import QUICK
+
+PAUSE_SECONDS = 0.02 if QUICK else 0.3
+"""Before each timed call. Idle threads of OpenMP and OpenBLAS spin before they sleep, those of OpenBLAS for more than
+0.1 s on slow clocks; without a pause, those of one candidate would take the cores from the next one."""
 
 Times = dict[str, list[float]]
 
