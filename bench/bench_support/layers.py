@@ -159,9 +159,9 @@ def peak(name: str, problem: LayerProblem) -> int | None:
     if not STATUS.exists() or not os.access(RESET, os.W_OK):
         return None
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
-    environment["PYTHONPATH"] = os.pathsep.join(
-        [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    )
+    # No empty entry: it would name the working directory, where the sources lie beside the installed package.
+    folders = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
     shape = json.dumps([problem.n, problem.m, problem.k, problem.dtype])
     command = [sys.executable, "-P", "-m", "bench_support.layers", name, shape]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
