@@ -168,17 +168,15 @@ class Report:
             "signal / noise",
             x_log=True,
             y_log=log,
-            levels=[("signal = noise", 1.0)],
+            levels=[("signal = noise", 1.0)] if shown else [],
             heading=heading,
         )
 
     def _bound_panel(self, top: Bound) -> Panel:
         heights = {"variance": self.variance.value, "tight bound": top.tight, "sum bound": top.value}
-        log = max(heights.values()) > 0
-        names = [name if height > 0 or not log else f"{name} is 0" for name, height in heights.items()]
-        shown = [height if height > 0 or not log else math.nan for height in heights.values()]
-        bars = Series(None, names, shown, kind="points", colour=1)
-        return Panel([bars], "", "variance over targets", y_log=log)
+        bars = Series(None, list(heights), list(heights.values()), kind="points", colour=1)
+        # A variance of zero has a place on a linear scale only.
+        return Panel([bars], "", "variance over targets", y_log=min(heights.values()) > 0)
 
     def _error(self) -> float | None:
         return None if self.exact else self.variance.stderr
