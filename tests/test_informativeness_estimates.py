@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 
+from gradhess import _memory
 from gradhess import informativeness as inf
-from gradhess.errors import InputError, InputTypeError
+from gradhess.errors import InputError, InputTypeError, ResultTooLargeError
 from gradhess.informativeness import experiments
-from gradhess.informativeness.models import TanhNetwork
+from gradhess.informativeness.models import LinearModel, TanhNetwork
 
 Q, N = 3, 3
 TARGET = inf.lwe.targets(inf.lwe.secrets(N, Q, "ternary"), Q)
@@ -211,6 +213,22 @@ def test_models_and_classes_of_wrong_shapes_are_named():
         inf.analyze(MODEL, bad, INPUTS)
 
 
+def test_what_is_no_model_is_told_what_to_pass():
+    class Half:
+        def predict(self, x):
+            return np.zeros(len(x))
+
+    for wrong, message in (
+        (Half(), r"model \(Half\) has no jacobian; it must have predict"),
+        (lambda x: x, "has no predict and no jacobian"),
+        (TanhNetwork, "class TanhNetwork; pass an instance"),
+    ):
+        with pytest.raises(InputTypeError, match=message):
+            inf.analyze(wrong, TARGET, INPUTS)
+        with pytest.raises(InputTypeError, match=message):
+            inf.estimate_informativeness(wrong, TARGET, INPUTS, n_targets=3, n_inputs=4, rng=0)
+
+
 # ---- collision entropy -------------------------------------------------------------------------------------------
 
 
@@ -300,6 +318,47 @@ def test_the_report_of_an_enumerated_class(tmp_path):
         report.plot(tmp_path / "report.jpeg")
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_report_takes_targets_in_blocks(weighted, rng):
+    """More targets than a block holds, against all of them at once; the memory is that of a block."""
+    n, tops = 250, 20_000
+    waves = inf.high_frequency(tops + 1, "cosine")
+    shares = rng.uniform(size=tops) if weighted else None
+    target = inf.TargetClass("waves", waves.evaluate, members=waves.members, weights=shares)
+    points = rng.uniform(size=(n, 1))
+    tracemalloc.start()
+    report = inf.analyze(LinearModel([0.5]), target, points)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * n * tops / 2
+    J = LinearModel([0.5]).jacobian(points)
+    R = LinearModel([0.5]).predict(points)[:, None] - target.targets(points)
+    expected = inf.exact_informativeness(J, R, target_weights=shares)
+    # Sums of 20,000 numbers of size one, and 250 of those.
+    np.testing.assert_allclose(report.variance.value, expected, rtol=tops * 2.0**-53)
+    weights = np.full(tops, 1 / tops) if shares is None else shares / shares.sum()
+    mean = (R @ weights) @ J / n
+    second = (J**2).sum(axis=1) @ (R**2 @ weights) / n
+    np.testing.assert_allclose(report.noise, second - expected - mean @ mean, rtol=tops * 2.0**-53)
+
+
+def test_a_report_that_would_not_fit_is_refused(monkeypatch):
+    def never(points, members):
+        raise AssertionError("nothing may be evaluated")
+
+    many = inf.TargetClass("many", never, members=range(10**13), q=2)
+    with pytest.raises(ResultTooLargeError, match=r"labels of 10,000,000,000,000 targets at 27 inputs"):
+        inf.analyze(MODEL, many, INPUTS)
+    real = inf.TargetClass("few", never, members=range(10))
+    monkeypatch.setattr(_memory, "available_bytes", lambda: 10**8)
+    with pytest.raises(ResultTooLargeError, match=r"a block of targets"):
+        inf.analyze(LinearModel([0.0]), real, np.arange(3e5))
+    with pytest.raises(ResultTooLargeError, match=r"gradients of the predictions, \(2000, 6001\)"):
+        inf.analyze(TanhNetwork(1, 2000), real, np.arange(2000.0))
+    with pytest.raises(ResultTooLargeError, match=r"derivatives of the loss, \(2000, 2000\)"):
+        inf.estimate_informativeness(MODEL, TARGET, INPUTS, n_targets=2000, n_inputs=2000, rng=0)
+
+
 def test_the_report_of_draws():
     def uniform(n, rng):
         return rng.integers(0, Q, (n, N))
@@ -335,6 +394,11 @@ def test_the_report_without_a_signal(tmp_path):
     assert waves.bound is None
     assert "real values" in waves.notes[0]
     waves.plot(tmp_path / "waves.svg")
+    silent = inf.analyze(TanhNetwork(1, 3), inf.high_frequency(2), np.linspace(0, 1, 50))
+    quiet = inf.analyze(LinearModel([0.0, 0.0, 0.0]), TARGET, [[0, 0, 0]])
+    assert quiet.noise == 0
+    for nothing in (report, silent, quiet):  # a warning is an error here
+        nothing.plot(tmp_path / "nothing.png")
 
 
 def test_estimates_as_numbers_and_words():

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import gradhess as gh
 from gradhess import informativeness as inf
-from gradhess.errors import InputError
+from gradhess.errors import InputError, InputTypeError
 from gradhess.informativeness.models import LinearModel, TanhNetwork
 
 ROUNDING = 4096 * 2.0**-53
@@ -223,6 +223,18 @@ def test_the_bound_is_above_the_exact_variance(q, kind, loss, rng):
             assert float(top) == top.value
 
 
+def test_an_entropy_without_collisions_is_not_infinite():
+    seen = inf.collision_entropy_from_samples(np.arange(100))
+    assert math.isinf(seen.value)
+    with pytest.raises(InputError, match=r"100 samples, no two of them equal.*lower_bound"):
+        inf.bound(1.0, 1.0, 0.1, seen)
+    known = inf.bound(1.0, 1.0, 0.1, math.inf)
+    assert known.value == known.tight == 0.1
+    assert inf.bound(1.0, 1.0, 0.1, seen.lower_bound).tight > known.tight
+    some = inf.collision_entropy_from_samples(np.arange(100) % 3)
+    assert inf.bound(1.0, 1.0, 0.1, some) == inf.bound(1.0, 1.0, 0.1, some.value)
+
+
 def test_the_bound_from_gamma_is_the_bound_from_its_norm(rng):
     J = rng.normal(size=(40, 7))
     gamma = J.T @ J / 40
@@ -308,6 +320,34 @@ def test_many_targets_pass_in_blocks(rng):
     found = inf.exact_informativeness(wide, R)
     close(found, float(expected.sum()))
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(found)).per_parameter, found.per_parameter)
+
+
+def test_blocks_come_in_any_iterable(rng):
+    J, R = rng.normal(size=(5, 3)), rng.normal(size=(5, 7))
+    parts = [R[:, :4], R[:, 4:5], R[:, 5:]]
+    whole = inf.exact_informativeness(J, R)
+
+    class Loader:
+        def __iter__(self):
+            return iter(parts)
+
+    for blocks in (
+        parts,
+        tuple(parts),
+        iter(parts),
+        Loader(),
+        [part.tolist() for part in parts],
+        [R],
+        [R.tolist()],
+    ):
+        close(inf.exact_informativeness(J, blocks), whole)
+    close(inf.exact_informativeness(J, R.tolist()), whole)  # one matrix, as lists
+    with pytest.raises(InputError, match="residual_derivative has shape"):
+        inf.exact_informativeness(J, [R, R[:4]])
+    with pytest.raises(InputError, match="residual_derivative"):
+        inf.exact_informativeness(J, [R, R[:, 0]])
+    with pytest.raises(InputTypeError, match="residual_derivative has dtype"):
+        inf.exact_informativeness(J, "R")
 
 
 def test_a_class_of_one_function_says_nothing(rng):

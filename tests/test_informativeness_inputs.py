@@ -78,6 +78,34 @@ def test_samples_are_labelled_by_the_secret_and_noised(rng):
     assert (x == 1).all()
 
 
+@pytest.mark.parametrize(("n", "q"), [(4, 1_518_500_249), (1, 3_037_000_500), (8, 2**30 - 35)])
+def test_samples_of_a_large_modulus_are_exact(n, q):
+    # The largest modulus of that length, and noise as large as it may be, against integers of any size.
+    secret = [q - 1] * n
+    x, y = inf.lwe.samples(
+        n, q, secret, 50, input_distribution=lambda n_samples, rng: np.full((n_samples, n), q - 1)
+    )
+    assert y.tolist() == [n * (q - 1) ** 2 % q] * 50
+    x, y = inf.lwe.samples(n, q, secret, 50, noise_std=2.0**49)
+    assert x.shape == (50, n)
+    assert 0 <= y.min() <= y.max() < q
+
+
+def test_labels_take_every_integer_of_int64():
+    low, high = -(2**63), 2**63 - 1
+    np.testing.assert_array_equal(
+        inf.lwe.labels([[low], [high]], [[1], [2]], 7), [[low % 7, high % 7], [low * 2 % 7, high * 2 % 7]]
+    )
+    np.testing.assert_array_equal(inf.lwe.labels([[2.0**53]], [[-3.0]], 5), [[2**53 * -3 % 5]])
+
+
+def test_parities_of_signs_are_products():
+    signs = 1 - 2 * inf.lwe.inputs(3, 2).points
+    parity = inf.parities(3)
+    products = np.where(parity.members[np.newaxis] == 1, signs[:, np.newaxis], 1).prod(axis=2)
+    np.testing.assert_array_equal(parity.targets((1 - signs) / 2), products)
+
+
 # ---- refusals ----------------------------------------------------------------------------------------------------
 
 
@@ -147,6 +175,29 @@ def test_samples_are_labelled_by_the_secret_and_noised(rng):
         (lambda: inf.high_frequency(3).targets([[1.0, 2.0]]), InputError, "functions of one number"),
         (lambda: inf.high_frequency(3).labels([[1.0]]), InputError, "real values, not labels"),
         (lambda: inf.parities(21), InputError, "n = 20"),
+        (lambda: inf.lwe.samples(4, 2**32 - 5, [2**32 - 6] * 4, 5), InputError, r"below 2\^63"),
+        (lambda: inf.lwe.samples(4, 2**70, [1] * 4, 5), InputError, r"below 2\^63"),
+        (lambda: inf.lwe.samples(4, 7, [2**70] * 4, 5), InputTypeError, "secret has dtype object"),
+        (lambda: inf.lwe.samples(2, 3, [1, 1], 2**60), gh.errors.ResultTooLargeError, "samples of 2"),
+        (lambda: inf.lwe.labels(*[np.broadcast_to(1, (1, 2**40))] * 2, 256), InputError, r"below 2\^53"),
+        (lambda: inf.lwe.labels([[np.inf]], [[1]], 3), InputError, "inputs holds NaN or infinity"),
+        (lambda: inf.lwe.labels([[1]], [[np.nan]], 3), InputError, "secrets holds NaN or infinity"),
+        (lambda: inf.lwe.labels([[1e300]], [[1]], 3), InputError, r"inputs holds floats above 2\^53"),
+        (
+            lambda: inf.lwe.labels(np.array([[2**63 + 1]], np.uint64), [[1]], 3),
+            InputError,
+            "inputs holds 9223372036854775809",
+        ),
+        (lambda: inf.lwe.inputs(1, 2**45), gh.errors.ResultTooLargeError, "inputs needs"),
+        (lambda: inf.lwe.samples(2, 3, [1, 1], 5, noise_std=np.inf), InputError, "noise_std is inf"),
+        (lambda: inf.lwe.samples(2, 3, [1, 1], 5, noise_std=np.nan), InputError, "noise_std is nan"),
+        (lambda: inf.lwe.samples(2, 3, [1, 1], 5, noise_std=1e30), InputError, r"noise_std is 1e\+30.*2\^49"),
+        (
+            lambda: inf.parities(2).labels([[0, 1], [1, -1]]),
+            InputError,
+            r"points\[1, 1\] is -1.*\(1 - x\) / 2",
+        ),
+        (lambda: inf.parities(1).targets([[0.5]]), InputError, r"points\[0, 0\] is 0.5"),
         (lambda: inf.TargetClass("none", lambda x, m: x), InputError, "members, or a sampler"),
     ],
 )

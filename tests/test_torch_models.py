@@ -109,6 +109,92 @@ def test_modules_that_cannot_be_used(points):
         wide.jacobian(np.lib.stride_tricks.as_strided(np.zeros(1), (10**7, 1), (0, 0)))
 
 
+def language_model():
+    """Of two tokens out of five: (n, 2) integers to (n, 1), in float64."""
+    torch.manual_seed(3)
+    return torch.nn.Sequential(torch.nn.Embedding(5, 3), torch.nn.Flatten(), torch.nn.Linear(6, 1)).double()
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int32", "uint8", "uint64"])
+@pytest.mark.parametrize("chunk_size", [None, 4])
+def test_embeddings_take_integers(dtype, chunk_size, rng):
+    module = language_model()
+    tokens = rng.integers(0, 5, (9, 2)).astype(dtype)
+    table, weight = module[0].weight.detach().numpy(), module[2].weight.detach().numpy()[0].reshape(2, 3)
+    expected = np.zeros((9, 5, 3))
+    for row, pair in enumerate(tokens):
+        for place, token in enumerate(pair):
+            expected[row, token] += weight[place]
+    looked_up = table[tokens].reshape(9, 6)
+    for first in ("predict", "jacobian"):  # either may be the one that finds out
+        model = DifferentiableModel(module, chunk_size=chunk_size)
+        getattr(model, first)(tokens)
+        found = model.jacobian(tokens)
+        # Products of two numbers and sums of six.
+        np.testing.assert_allclose(found[:, :15], expected.reshape(9, 15), rtol=0, atol=16 * 2.0**-53)
+        np.testing.assert_allclose(found[:, 15:21], looked_up, rtol=0, atol=0)
+        np.testing.assert_allclose(
+            model.predict(tokens),
+            looked_up @ weight.ravel() + module[2].bias.item(),
+            rtol=0,
+            atol=64 * 2.0**-53,
+        )
+        with pytest.raises(InputError, match=r"as floats: .*Long"):
+            model.predict(tokens.astype(float))
+        with pytest.raises(InputError, match=r"shape \(9, 2\) \(as integers: index out of range"):
+            model.predict(tokens + 5)
+    secrets = inf.lwe.targets(inf.lwe.secrets(2, 3), 3)
+    report = inf.analyze(DifferentiableModel(module), secrets, inf.lwe.inputs(2, 3))
+    assert report.variance.value > 0
+
+
+def test_integers_are_floats_to_a_layer_that_takes_those(network, rng):
+    model = DifferentiableModel(twin(network))
+    whole = rng.integers(-3, 4, (6, FEATURES))
+    for call in (model.predict, model.jacobian):
+        np.testing.assert_array_equal(call(whole), call(whole.astype(float)))
+    still = np.broadcast_to(1.0, (6, FEATURES))  # read-only, of which torch would warn
+    np.testing.assert_array_equal(model.predict(still), model.predict(np.ones((6, FEATURES))))
+
+
+@pytest.mark.parametrize("kind", [float, int])
+def test_inputs_of_another_width_are_named(network, kind):
+    model = DifferentiableModel(twin(network))
+    for call in (model.predict, model.jacobian):
+        with pytest.raises(InputError, match=r"inputs of shape \(4, 7\) \(as floats: .*shape"):
+            call(np.ones((4, 7), kind))
+        assert len(call(np.ones((4, FEATURES), kind))) == 4
+    for call in (model.predict, model.jacobian):
+        with pytest.raises(InputError, match=r"x has shape \(0, 3\)"):
+            call(np.ones((0, FEATURES)))
+    with pytest.raises(InputError, match="above the range of int64"):
+        model.predict(np.full((1, FEATURES), 2**64 - 1, np.uint64))
+
+
+def test_modules_that_give_no_tensor_are_named(points):
+    class Pair(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x), x
+
+    for call in (
+        DifferentiableModel(Pair(FEATURES, 1).double()).predict,
+        DifferentiableModel(Pair(FEATURES, 1)).jacobian,
+    ):
+        with pytest.raises(InputTypeError, match="gave a tuple"):
+            call(points)
+
+
+def test_a_module_is_told_how_to_become_a_model(network):
+    target = inf.lwe.targets(inf.lwe.secrets(FEATURES, 3), 3)
+    inputs = inf.lwe.inputs(FEATURES, 3)
+    with pytest.raises(
+        InputTypeError, match=r"torch module \(Twin\); pass gradhess\.torch\.DifferentiableModel"
+    ):
+        inf.analyze(twin(network), target, inputs)
+    with pytest.raises(InputTypeError, match=r"pass gradhess\.torch\.DifferentiableModel"):
+        inf.estimate_informativeness(twin(network), target, inputs, n_targets=3, n_inputs=4, rng=0)
+
+
 def test_modules_as_targets():
     def make():
         return torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))

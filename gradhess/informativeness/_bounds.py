@@ -23,6 +23,7 @@ from gradhess._arrays import as_numpy
 from gradhess._backends.protocol import Float64Array
 from gradhess.errors import InputError
 from gradhess.informativeness import _checks
+from gradhess.informativeness._estimate import EntropyEstimate
 from gradhess.losses import Loss
 
 
@@ -63,18 +64,25 @@ def bound(M: float, gradient_second_moment: Any, epsilon: float, collision_entro
     epsilon : float
         ``pairwise_dependence``, weighted by the input distribution.
     collision_entropy : float
-        Of the input distribution, in nats; infinite is allowed (a density: inputs never collide).
+        Of the input distribution, in nats; infinite is allowed (a density: inputs never collide), but not as an
+        ``EntropyEstimate``, which is infinite because no collision was seen.
 
     Raises
     ------
     InputError
-        A number is negative or NaN, or Gamma is not square.
+        A number is negative or NaN, Gamma is not square, or the entropy is an estimate that saw no collision.
     """
     largest = _checks.positive(M, "M", zero=True)
     dependence = _checks.positive(epsilon, "epsilon", zero=True)
     entropy = float(collision_entropy)
     if math.isnan(entropy) or entropy < 0:
         raise InputError(f"collision_entropy is {entropy}; it must be from 0 to infinity")
+    if isinstance(collision_entropy, EntropyEstimate) and math.isinf(entropy):
+        raise InputError(
+            f"collision_entropy was estimated from {collision_entropy.n_samples:,} samples, no two of them equal: that "
+            "does not make it infinite, and the bound would be too low. Take more samples, or pass its lower_bound "
+            f"({collision_entropy.lower_bound:.3g} nats at 95%), or float('inf') if the inputs have a density"
+        )
     gamma = _frobenius(gradient_second_moment)
     pi = math.exp(-entropy)
     scale = largest * largest * gamma

@@ -60,8 +60,8 @@ def exact_informativeness(
         Row x is the gradient of the prediction ``p(w, x)`` in w.
     residual_derivative : array_like, shape (n_inputs, n_targets), or an iterable of such blocks
         Column h is the derivative of the loss in the prediction, ``L'(p(w, x), h(x))``: ``p - h(x)`` for the squared
-        loss ``(p - y)^2 / 2``. An iterable (a generator, say) gives the targets block by block, so that R need
-        not fit in memory; every target must come once.
+        loss ``(p - y)^2 / 2``. An iterable (a generator, or a list of two-dimensional arrays) gives the targets
+        block by block, so that R need not fit in memory; every target must come once.
     input_weights : array_like, shape (n_inputs,), optional
         Weights mu, divided by their sum; equal by default.
     target_weights : array_like, shape (n_targets,), optional
@@ -117,10 +117,8 @@ def _wrong_count(weights: int, targets: str) -> NoReturn:
 
 def _blocks(residual_derivative: Any, n_inputs: int) -> Iterator[AnyArray]:
     """Blocks of at most BLOCK_TARGETS columns, checked."""
-    given: Iterable[Any]
-    if isinstance(residual_derivative, Iterator):
-        given = residual_derivative
-    else:
+    given: Iterable[Any] = residual_derivative
+    if not _is_blocks(residual_derivative):
         given = (as_numpy(residual_derivative, "residual_derivative"),)
     for part in given:
         columns = _checks.real_matrix(part, "residual_derivative", "(n_inputs, n_targets)")
@@ -130,6 +128,22 @@ def _blocks(residual_derivative: Any, n_inputs: int) -> Iterator[AnyArray]:
             )
         for start in range(0, columns.shape[1], BLOCK_TARGETS):
             yield np.asarray(columns[:, start : start + BLOCK_TARGETS], np.float64)
+
+
+def _is_blocks(value: Any) -> bool:
+    """Whether it holds matrices, rather than being one."""
+    if isinstance(value, (list, tuple)):
+        return bool(value) and all(_dimensions(part) == 2 for part in value)
+    if any(hasattr(value, name) for name in ("__array__", "__dlpack__", "to_numpy", "tocsr")):
+        return False
+    return isinstance(value, Iterable) and not isinstance(value, (str, bytes))
+
+
+def _dimensions(value: Any) -> int:
+    """Of an array, or of the lists that it is written as."""
+    if isinstance(value, (list, tuple)):
+        return 1 + (_dimensions(value[0]) if value else 0)
+    return int(getattr(value, "ndim", 0))
 
 
 def second_moment_norm(jacobian: Any, input_weights: Any = None) -> float:

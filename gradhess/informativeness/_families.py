@@ -18,21 +18,35 @@ def parities(n: int) -> TargetClass:
     equally likely, the variance of the gradient is ``E|g|^2 / 2^n - |g(0)|^2 / 4^n`` with ``g`` the gradient of the
     prediction: at the point 0 all parities are 1.
 
+    The domain is {0, 1}^n: ``S . x mod 2`` of a point with entries -1 and 1 would be another function than the product
+    of the entries in S. Such points come into it as ``(1 - x) / 2``.
+
     Raises
     ------
     InputError
-        ``n`` is below 1, or above 20.
+        ``n`` is below 1, or above 20; on evaluation, a point has an entry that is neither 0 nor 1.
     """
     count = check.count(n, "n", 1)
     if count > 20:
         raise InputError(f"n is {count}; all 2^n parities are enumerated, which ends at n = 20")
     return TargetClass(
         f"parities of {count} bits",
-        lambda points, members: lwe.labels(points, members, 2).T,
+        _parity,
         members=lwe.secrets(count, 2, kind="binary"),
         q=2,
         values=(1.0, -1.0),
     )
+
+
+def _parity(points: AnyArray, members: AnyArray) -> AnyArray:
+    outside = (points != 0) & (points != 1)
+    if outside.any():
+        row, column = np.unravel_index(int(np.argmax(outside)), points.shape)
+        raise InputError(
+            f"points[{row}, {column}] is {points[row, column]}; parities are functions on {{0, 1}}^n: "
+            "map -1 and 1 there with (1 - x) / 2"
+        )
+    return lwe.labels(points, members, 2).T
 
 
 def high_frequency(A: int, kind: str = "sawtooth") -> TargetClass:

@@ -33,7 +33,7 @@ from gradhess.informativeness._bounds import derivatives
 from gradhess.informativeness._estimate import InformativenessEstimate
 from gradhess.informativeness._inputs import Inputs
 from gradhess.informativeness._targets import TargetClass
-from gradhess.informativeness.models import Model, jacobian, predictions
+from gradhess.informativeness.models import Model, check_model, jacobian, predictions
 from gradhess.losses import Loss
 
 BLOCK_ROWS: Final = 512
@@ -76,9 +76,13 @@ def estimate_informativeness(
     ------
     InputError
         A count is too small, the model or the target class gives arrays of a wrong shape, or a number is not finite.
+    InputTypeError
+        ``model`` has no ``predict`` or no ``jacobian``, or another argument is of a wrong type.
     ResultTooLargeError
-        The gradients of the predictions, (n_inputs, p), would not fit in memory.
+        The gradients of the predictions, (n_inputs, p), or the derivatives of the loss, (n_inputs, n_targets), would
+        not fit in memory.
     """
+    check_model(model)
     m = check.count(n_targets, "n_targets", 1)
     if m < 3:
         raise InputError(
@@ -91,6 +95,7 @@ def estimate_informativeness(
     check.instance(target_class, TargetClass, "target_class")
     generator = _checks.generator(rng)
     draw = input_sampler(input_distribution)
+    _memory.require(8 * 8 * (total // 2) * m, f"the derivatives of the loss, {(total, m)},")
     members = target_class.draw(m, generator)
     halves = [_Half(model, target_class, members, draw(total // 2, generator), loss) for _ in range(2)]
     return _estimate(halves[0], halves[1])

@@ -15,15 +15,16 @@ from gradhess import losses
 from gradhess._plot import SUFFIXES, Panel, Series, draw_panels
 from gradhess.errors import InputError
 from gradhess.informativeness import _checks
-from gradhess.informativeness._bounds import Bound, bound, derivatives, largest_residual
+from gradhess.informativeness._bounds import Bound, bound, largest_residual
 from gradhess.informativeness._collision import collision_entropy_from_samples
 from gradhess.informativeness._dependence import pairwise_dependence
+from gradhess.informativeness._enumeration import DerivativesInBlocks, require_gradients
 from gradhess.informativeness._estimate import Estimate
 from gradhess.informativeness._exact import exact_informativeness, second_moment_norm
 from gradhess.informativeness._inputs import Inputs
 from gradhess.informativeness._montecarlo import estimate_informativeness, input_sampler
 from gradhess.informativeness._targets import TargetClass
-from gradhess.informativeness.models import Model, jacobian, predictions
+from gradhess.informativeness.models import Model, check_model, jacobian, predictions
 from gradhess.losses import Loss
 
 BATCH_SIZES: Final = (1, 10, 100, 1_000, 10_000, 100_000)
@@ -144,24 +145,38 @@ class Report:
         file = Path(path)
         if file.suffix.lower() not in SUFFIXES:
             raise InputError(f"path: {file.name} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
-        ratios = [self.signal_to_noise(size) for size in self.batch_sizes]
-        errors = None if self.exact else [ratio.stderr for ratio in ratios]
-        series = Series(None, self.batch_sizes, [ratio.value for ratio in ratios], errors)
-        panels = [
-            Panel(
-                [series],
-                "batch size",
-                "signal / noise",
-                x_log=True,
-                y_log=True,
-                levels=[("signal = noise", 1.0)],
-            )
-        ]
+        panels = [self._ratio_panel()]
         if self.bound is not None:
-            heights = [self.variance.value, self.bound.tight, self.bound.value]
-            bars = Series(None, ["variance", "tight bound", "sum bound"], heights, kind="points", colour=1)
-            panels.append(Panel([bars], "", "variance over targets", y_log=True))
+            panels.append(self._bound_panel(self.bound))
         draw_panels(panels, file, title="what the gradient says about its target")
+
+    def _ratio_panel(self) -> Panel:
+        """On a logarithmic scale, which has no place for a ratio that is not positive, where any is."""
+        found = [(size, self.signal_to_noise(size)) for size in self.batch_sizes]
+        shown = [(size, ratio) for size, ratio in found if math.isfinite(ratio.value)]
+        log = any(ratio.value > 0 for _, ratio in shown)
+        series = Series(
+            None,
+            [size for size, _ in shown],
+            [ratio.value for _, ratio in shown],
+            None if self.exact else [ratio.stderr for _, ratio in shown],
+        )
+        heading = None if shown else "no noise: the ratio is infinite, or has no value"
+        return Panel(
+            [series] if shown else [],
+            "batch size",
+            "signal / noise",
+            x_log=True,
+            y_log=log,
+            levels=[("signal = noise", 1.0)] if shown else [],
+            heading=heading,
+        )
+
+    def _bound_panel(self, top: Bound) -> Panel:
+        heights = {"variance": self.variance.value, "tight bound": top.tight, "sum bound": top.value}
+        bars = Series(None, list(heights), list(heights.values()), kind="points", colour=1)
+        # A variance of zero has a place on a linear scale only.
+        return Panel([bars], "", "variance over targets", y_log=min(heights.values()) > 0)
 
     def _error(self) -> float | None:
         return None if self.exact else self.variance.stderr
@@ -208,7 +223,18 @@ def analyze(
     -------
     Report
         With ``summary()`` and ``plot(path)``.
+
+    Raises
+    ------
+    InputError
+        A number is out of range or not finite, or the model or the class gives arrays of a wrong shape.
+    InputTypeError
+        ``model`` has no ``predict`` or no ``jacobian``, or another argument is of a wrong type.
+    ResultTooLargeError
+        The gradients of the predictions, (n_inputs, p), the covariance that ``exact_informativeness`` forms, or the
+        labels, a byte for each target and input, would not fit in memory. Targets pass in blocks.
     """
+    check_model(model)
     check.instance(target_class, TargetClass, "target_class")
     sizes = tuple(check.count(size, "batch_sizes", 1) for size in batch_sizes)
     if callable(inputs) or target_class.members is None:
@@ -223,16 +249,15 @@ def _enumerated(
     model: Model, target_class: TargetClass, inputs: Inputs, loss: Loss | str, sizes: tuple[int, ...]
 ) -> Report:
     points, mu = inputs.points, inputs.weights
-    p, J = predictions(model, points), jacobian(model, points)
-    R = derivatives(loss, p, target_class.targets(points))
-    shares = _checks.probabilities(target_class.weights, "weights", R.shape[1])
-    variance = float(exact_informativeness(J, R, mu, target_weights=shares))
-    mean = (mu * (R @ shares)) @ J
+    p, J = predictions(model, points), require_gradients(model, points)
+    passed = DerivativesInBlocks(target_class, points, p, loss)
+    variance = float(exact_informativeness(J, iter(passed), mu, target_weights=target_class.weights))
+    mean = (mu * passed.mean) @ J
     squares = np.einsum("xj,xj->x", J, J, dtype=np.float64)
     # E_h of the second moment of one input's gradient, less that of |G_h|^2 = variance + |mean|^2.
-    noise = max(0.0, float((mu * squares) @ ((R * R) @ shares)) - variance - float(mean @ mean))
+    noise = max(0.0, float((mu * squares) @ passed.mean_square) - variance - float(mean @ mean))
     epsilon, top, notes = None, None, []
-    if target_class.q is None:
+    if target_class.q is None or passed.labels is None:
         notes.append("no pairwise dependence and no bound: the targets have real values, not labels")
     else:
         alone = len(inputs) < 2
@@ -242,7 +267,7 @@ def _enumerated(
             0.0
             if alone
             else pairwise_dependence(
-                target_class.labels(points),
+                passed.labels,
                 target_class.q,
                 input_weights=mu,
                 target_weights=target_class.weights,
@@ -251,7 +276,7 @@ def _enumerated(
         largest = largest_residual(p, target_class.label_values, loss)
         top = bound(largest, second_moment_norm(J, mu), epsilon, inputs.collision_entropy)
     return Report(
-        model_parameters=J.shape[1], n_targets=R.shape[1], n_inputs=len(inputs), exact=True,
+        model_parameters=J.shape[1], n_targets=len(target_class), n_inputs=len(inputs), exact=True,
         variance=Estimate(variance, 0.0), naive=None, noise=noise, collision_entropy=inputs.collision_entropy,
         epsilon=epsilon, bound=top, batch_sizes=sizes, notes=tuple(notes),
     )  # fmt: skip

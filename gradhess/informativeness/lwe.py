@@ -31,6 +31,11 @@ IntArray: TypeAlias = npt.NDArray[np.int64]
 KINDS: Final = ("binary", "ternary", "uniform")
 BLOCK_ENTRIES: Final = 1 << 22
 """Products formed at a time while labels are computed: 32 MiB of float64."""
+EXACT_FLOAT: Final = 2**53
+"""Up to here float64 holds every integer."""
+INT64_END: Final = 2**63
+LARGEST_NOISE: Final = 2.0**49
+"""Of a standard deviation: 16 of them end where float64 does not hold every integer any more."""
 
 
 def secrets(
@@ -118,7 +123,9 @@ def inputs(n: int, a: Any) -> Inputs:
     """
     length = check.count(n, "n", 1)
     if isinstance(a, (int, np.integer)) and not isinstance(a, (bool, np.bool_)):
-        shares = np.full(check.count(a, "a", 1), 1.0 / int(a))
+        size = check.count(a, "a", 1)
+        _memory.require(32 * size**length * length, f"the table of {size}^{length} inputs")
+        shares = np.full(size, 1.0 / size)
     else:
         shares = _checks.probabilities(a, "a")
     values = np.flatnonzero(shares).astype(np.int64)
@@ -134,20 +141,31 @@ def labels(inputs: Any, secrets: Any, q: int) -> npt.NDArray[np.uint8]:
     ----------
     inputs : Inputs, or array_like of integers, shape (n_inputs, n)
     secrets : array_like of integers, shape (n_secrets, n)
+        Floats without a fraction are taken up to 2^53, where they stop to tell integers apart.
     q : int
         From 2 to 256.
 
     Returns
     -------
     ndarray of uint8, shape (n_secrets, n_inputs)
+
+    Raises
+    ------
+    InputError
+        Shapes do not agree, an entry is not finite or out of range, or ``n (q - 1)^2`` is not below 2^53, within which
+        sums are exact.
+    InputTypeError
+        An entry is no integer.
     """
     modulus = _checks.label_count(q)
-    points = _integers(inputs.points if isinstance(inputs, Inputs) else inputs, "inputs") % modulus
-    keys = _integers(secrets, "secrets") % modulus
+    points = _table(inputs.points if isinstance(inputs, Inputs) else inputs, "inputs")
+    keys = _table(secrets, "secrets")
     if points.shape[1] != keys.shape[1]:
         raise InputError(
             f"inputs has shape {points.shape}, but secrets has shape {keys.shape}: both need n columns"
         )
+    _sums_are_exact(points.shape[1], modulus, EXACT_FLOAT)
+    points, keys = _integers(points, "inputs") % modulus, _integers(keys, "secrets") % modulus
     _memory.require(len(keys) * len(points), "the table of labels")
     found = np.empty((len(keys), len(points)), np.uint8)
     step = max(1, BLOCK_ENTRIES // len(points))
@@ -186,35 +204,54 @@ def samples(
     Parameters
     ----------
     n, q : int
-        Length of the secret, and modulus (at least 2).
+        Length of the secret, and modulus (at least 2, and ``n (q - 1)^2`` below 2^63).
     secret : array_like of integers, shape (n,)
     n_samples : int
     input_distribution : "uniform", Inputs, array_like of shape (b,), or callable
         Uniform on Z_q^n; a distribution on points; the probabilities of 0, ..., b - 1 in each coordinate; or
         ``f(n_samples, rng)`` giving (n_samples, n).
     noise_std : float
-        Standard deviation of ``e`` before it is rounded to the nearest integer; 0 for none.
+        Standard deviation of ``e`` before it is rounded to the nearest integer, at most 2^49; 0 for none.
     rng : int or numpy.random.Generator
 
     Returns
     -------
     x : ndarray of int64, shape (n_samples, n)
     y : ndarray of int64, shape (n_samples,), in 0..q-1
+
+    Raises
+    ------
+    InputError
+        A number is out of range or not finite, or shapes do not agree.
+    InputTypeError
+        The secret or the inputs are no integers.
+    ResultTooLargeError
+        The samples would not fit in memory.
     """
     length, modulus = check.count(n, "n", 1), check.count(q, "q", 2)
     rows = check.count(n_samples, "n_samples", 1)
+    _sums_are_exact(length, modulus, INT64_END)
+    _memory.require(2 * 8 * rows * length, f"{rows:,} samples of {length:,} numbers")
     key = as_numpy(secret, "secret")
     if key.shape != (length,):
         raise InputError(f"secret has shape {key.shape}; it must be ({length},)")
     key = _integers(key[np.newaxis], "secret")[0] % modulus
     spread = _checks.positive(noise_std, "noise_std", zero=True)
+    if spread > LARGEST_NOISE:
+        raise InputError(
+            f"noise_std is {spread:g}; it must be at most 2^49, or the noise is no exact integer. Above about q it "
+            "makes labels uniform anyway"
+        )
     generator = _checks.generator(rng)
     draw = _input_sampler(length, modulus, input_distribution)
     x = _integers(draw(rows, generator), "the drawn inputs")
     if x.shape != (rows, length):
         raise InputError(f"the drawn inputs have shape {x.shape}; they must be {(rows, length)}")
-    noise = np.rint(spread * generator.standard_normal(rows)).astype(np.int64) if spread else 0
-    return x, np.asarray((x % modulus @ key + noise) % modulus)
+    y = np.asarray((x % modulus @ key) % modulus)
+    if spread:
+        noise = np.rint(spread * generator.standard_normal(rows)).astype(np.int64)
+        y = (y + noise % modulus) % modulus
+    return x, y
 
 
 def _input_sampler(n: int, q: int, distribution: Any) -> Callable[[int, np.random.Generator], AnyArray]:
@@ -248,10 +285,36 @@ def full_secret_dependence(n: int, q: int) -> float:
     return float(2 * (1 - 1 / modulus) * modulus ** ((1 - length) / 2))
 
 
-def _integers(value: Any, name: str) -> IntArray:
+def _sums_are_exact(n: int, q: int, end: int) -> None:
+    if n * (q - 1) ** 2 >= end:
+        raise InputError(
+            f"q is {q} and n is {n}: n (q - 1)^2 must be below 2^{end.bit_length() - 1}, or the sum <x, s> would not "
+            "be exact; take a smaller modulus, or shorter secrets"
+        )
+
+
+def _table(value: Any, name: str) -> AnyArray:
     array = as_numpy(value, name)
     if array.ndim != 2 or 0 in array.shape:
         raise InputError(f"{name} has shape {array.shape}; it must be of two dimensions, one row each")
-    if array.dtype.kind == "f" and not np.array_equal(array, np.rint(array)):
-        raise InputTypeError(f"{name} must hold integers")
+    return array
+
+
+def _integers(value: Any, name: str) -> IntArray:
+    """(rows, columns) int64, of integers or of floats that are integers."""
+    array = _table(value, name)
+    if array.dtype.kind not in "iub":
+        array = array.astype(np.float64)
+        if not np.isfinite(array).all():
+            raise InputError(f"{name} holds NaN or infinity")
+        if not np.array_equal(array, np.rint(array)):
+            raise InputTypeError(f"{name} must hold integers")
+        if np.abs(array).max() > EXACT_FLOAT:
+            raise InputError(
+                f"{name} holds floats above 2^53, which do not tell integers apart; pass an array of integers"
+            )
+    elif array.dtype.kind == "u" and int(array.max()) >= INT64_END:
+        raise InputError(
+            f"{name} holds {int(array.max())}, which is above the range of int64; reduce it modulo q"
+        )
     return array.astype(np.int64)

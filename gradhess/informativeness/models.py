@@ -6,6 +6,7 @@ parameters. ``gradhess.torch.DifferentiableModel`` makes one from a torch module
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from gradhess import _validation as check
 from gradhess._arrays import as_numpy
 from gradhess._backends.protocol import AnyArray, Float64Array
-from gradhess.errors import InputError
+from gradhess.errors import InputError, InputTypeError
 from gradhess.informativeness import _checks
 
 __all__ = ["LinearModel", "Model", "TanhNetwork"]
@@ -80,6 +81,24 @@ class TanhNetwork:
 
     def _hidden(self, x: AnyArray) -> Float64Array:
         return np.asarray(np.tanh(x @ self.weight.T + self.bias))
+
+
+def check_model(model: Any) -> None:
+    """Refuse what has no ``predict`` and ``jacobian``, and say what has."""
+    missing = [name for name in ("predict", "jacobian") if not callable(getattr(model, name, None))]
+    if isinstance(model, type):
+        raise InputTypeError(f"model is the class {model.__name__}; pass an instance of it")
+    if not missing:
+        return
+    torch = sys.modules.get("torch")  # whose modules exist only where it is loaded
+    if torch is not None and isinstance(model, torch.nn.Module):
+        raise InputTypeError(
+            f"model is a torch module ({type(model).__name__}); pass gradhess.torch.DifferentiableModel(model)"
+        )
+    raise InputTypeError(
+        f"model ({type(model).__name__}) has no {' and no '.join(missing)}; it must have predict(x), (n,), and "
+        "jacobian(x), (n, p); for torch modules there is gradhess.torch.DifferentiableModel(module)"
+    )
 
 
 def predictions(model: Model, x: AnyArray) -> Float64Array:
