@@ -251,7 +251,7 @@ def test_fewer_gradients_than_parameters():
     est = rec.recover_hessian(oracle, 8, "calibrated", rng=0)
     assert np.linalg.matrix_rank(est.hessian) == 7
     assert est.bias_bound == np.inf
-    assert est.sampling_error == pytest.approx(2 * np.sqrt(12 / 8) + 12 / 8)
+    assert est.sampling_error == pytest.approx(2 * np.sqrt(1.04 * 12 / 8) + 1.08 * 12 / 8)
     with pytest.raises(InputError, match=r"singular.*more than d \+ 1 = 13 gradients"):
         rec.preconditioner(est, 0.0)
     P = rec.preconditioner(est)
@@ -409,7 +409,8 @@ def test_a_receiver_keeps_its_state_when_it_refuses(rng):
     bad = rng.standard_normal((5, 3))
     bad[3, 1] = np.nan
     for value, worker, error, message in (
-        (bad, 1, NonFiniteError, r"X\[3, 1\] is nan"),
+        (bad, 1, NonFiniteError, r"^batch_gradients\[3, 1\] is nan"),
+        (bad[3], 1, NonFiniteError, r"^batch_gradients\[1\] is nan"),
         (bad, 2, NonFiniteError, "nan"),
         (np.ones((2, 4)), 1, InputError, "had 3 entries"),
         (np.ones((2, 3, 1)), 1, InputError, "rows are samples"),
@@ -465,9 +466,56 @@ def test_preconditioner_is_a_linear_operator(rng):
     with pytest.raises(InputError, match="grad has shape"):
         P.step(np.ones(5))
     with pytest.raises(InputError, match="singular"):
-        rec.preconditioner(np.diag([1.0, 0.0]))
+        rec.preconditioner(np.diag([1.0, 0.0]), 0.0)
     with pytest.raises(InputError, match="'auto'"):
         rec.preconditioner(H, ridge="none")
+
+
+def test_a_ridge_for_a_singular_matrix(rng):
+    """A step along what the matrix has is that of the pseudo-inverse, up to the ridge."""
+    B = rng.standard_normal((5, 3))
+    H = B @ B.T
+    P = rec.preconditioner(H)
+    assert P.ridge == pytest.approx(np.sqrt(np.finfo(float).eps) * np.trace(H) / 5)
+    g = H @ rng.standard_normal(5)
+    smallest = np.linalg.eigvalsh(H)[2]
+    expected = np.linalg.pinv(H, hermitian=True) @ g
+    # The ridge changes it by ridge / smallest; rounding of g, d eps |g|, outside of the range is divided by the ridge.
+    tolerance = (
+        P.ridge / smallest * np.linalg.norm(expected)
+        + 10 * 5 * np.finfo(float).eps * np.linalg.norm(g) / P.ridge
+    )
+    assert np.linalg.norm(P.step(g) - expected) <= tolerance
+    for hopeless, message in ((np.zeros((3, 3)), "singular"), (np.diag([1.0, -1.0]), "indefinite")):
+        with pytest.raises(InputError, match=message):
+            rec.preconditioner(hopeless)
+
+
+def test_preconditioner_of_a_receiver(rng):
+    rx = rec.HessianReceiver(10, 10.0)
+    for worker in range(2):
+        rx.partial_fit(rng.standard_normal((30, 3)) + worker, worker=worker)
+    P = rec.preconditioner(rx)
+    assert P.ridge == 0
+    np.testing.assert_array_equal(P.matrix, rx.hessian_)
+    few = rec.HessianReceiver(10, 10.0).partial_fit(rng.standard_normal((3, 3)), worker=0)
+    few.partial_fit(rng.standard_normal(3), worker=1)
+    assert rec.preconditioner(few).ridge == pytest.approx(np.trace(few.hessian_) / 3)
+    with pytest.raises(NotFittedError):
+        rec.preconditioner(rec.HessianReceiver(10, 10.0))
+
+
+def test_which_scale_an_estimate_is_measured_in():
+    Sigma = spectrum(4, 10)
+    est = rec.recover_hessian(FreshOracle(Sigma, np.zeros(4), 40, reduction="mean"), 8000, rng=0)
+    assert rec.whitened_error(est, 2 * Sigma) < 2 * est.sampling_error
+    assert rec.whitened_error(est.second_moment, Sigma) < 2 * est.sampling_error
+    assert rec.whitened_error(est, Sigma) > 0.8
+    w = np.ones(4)
+    of_estimate, of_moment, of_hessian = (
+        rec.adversarial_risk(w, H, 1.0, 0.2, "mahalanobis") for H in (est, est.second_moment, est.hessian)
+    )
+    assert of_estimate == of_moment < of_hessian
 
 
 # ---- what is refused ----
@@ -574,6 +622,9 @@ def test_other_bad_input(data):
         rec.adversarial_risk(coef, est, 1.0, 0.1, 3)
     with pytest.raises(InputError, match="needs the Hessian"):
         rec.adversarial_risk(coef, None, 1.0, 0.1, "mahalanobis")
+    for norm in (1, 2, np.inf, "mahalanobis"):
+        with pytest.raises(InputError, match=r"hessian has shape \(3, 3\); it must be \(4, 4\)"):
+            rec.adversarial_risk(coef, np.eye(3), 1.0, 0.1, norm)
     with pytest.raises(InputError, match="kurtosis"):
         rec.gradient_covariance_theory(np.eye(2), [1, 0], batch_size=5, noise_variance=1.0, kurtosis=0.5)
     with pytest.raises(InputError, match="negative eigenvalue"):
@@ -598,6 +649,37 @@ def test_summary_and_plot(data, tmp_path):
         assert len(figure.axes) == 2
     with pytest.raises(InputError, match="must end in"):
         est.plot(tmp_path / "figure.jpeg")
+    missing = tmp_path / "nowhere" / "figure.png"
+    with pytest.raises(FileNotFoundError) as caught:
+        est.plot(missing)
+    assert caught.value.filename == str(missing)
+
+
+@pytest.mark.parametrize("method", ["calibrated", "rescaled"])
+def test_a_bias_that_is_lost_in_its_noise_is_not_called_none(method):
+    oracle = FreshOracle(spectrum(8, 10), np.zeros(8), 50)
+    for seed in range(20):
+        est = rec.recover_hessian(oracle, 40, method, rng=seed)
+        if est.bias_bound == 0:
+            break
+    else:
+        pytest.fail("q came out positive 20 times")
+    assert "unbiased" not in est.summary()
+    assert "estimated as 0 to within its noise" in est.summary()
+    for unbiased, m in (("antithetic", 40), ("orthogonal", None)):
+        assert "the method is unbiased" in rec.recover_hessian(oracle, m, unbiased, rng=0).summary()
+
+
+@pytest.mark.parametrize("method", ["antithetic", "calibrated", "fixed_batch", "orthogonal"])
+@pytest.mark.parametrize("n", [3, 40])
+def test_singular_is_not_indefinite(rng, method, n):
+    """A column twice, and with n = 3 also fewer rows than columns."""
+    X = rng.standard_normal((100, 5))[:, [0, 1, 2, 3, 4, 4]]
+    y = X.sum(axis=1) + rng.standard_normal(100)
+    oracle = rec.LinearRegressionOracle(X, y, np.zeros(6), batch_size=n, rng=0)
+    est = rec.recover_hessian(oracle, None if method == "orthogonal" else 400, method, rng=0)
+    assert "indefinite" not in est.summary()
+    assert "condition number inf" in est.summary()
 
 
 def test_adversarial_risk_takes_an_estimate(data):

@@ -85,6 +85,31 @@ def test_variance_of_an_entry():
     assert m * np.var(entries) == pytest.approx(2 + 6 / n, rel=4 * np.sqrt(2 / runs) + 2 / m)
 
 
+@pytest.mark.parametrize("n", [1, 2, 5, 20])
+def test_sampling_error_of_small_batches(n):
+    """Whatever n, the mean error lies a little below the predicted edge, as it does for Gaussian gradients (0.93)."""
+    d, m, runs = 10, 4000, 12
+    oracle = FreshOracle(np.eye(d), np.zeros(d), n)
+    rng = np.random.default_rng(9)
+    found = [rec.recover_hessian(oracle, m, "calibrated", rng=rng) for _ in range(runs)]
+    errors = [rec.whitened_error(est, np.eye(d)) for est in found]
+    assert found[0].sampling_error == rec.sampling_error(d, m, n)
+    spread = 4 * np.std(errors, ddof=1) / np.sqrt(runs) / found[0].sampling_error
+    assert np.mean(errors) / found[0].sampling_error == pytest.approx(0.93, abs=spread)
+
+
+def test_sampling_error_of_heavy_tails():
+    """Student's t with 3 degrees of freedom, batches of 10: about 1.7 times what is predicted for Gaussian features."""
+    d, m, runs = 10, 4000, 12
+    oracle = FreshOracle(
+        np.eye(d), np.zeros(d), 10, draw=lambda rng, shape: rng.standard_t(3, shape) / np.sqrt(3)
+    )
+    rng = np.random.default_rng(10)
+    found = [rec.recover_hessian(oracle, m, "calibrated", rng=rng) for _ in range(runs)]
+    ratios = [rec.whitened_error(est, np.eye(d)) / est.sampling_error for est in found]
+    assert np.mean(ratios) == pytest.approx(1.7, abs=4 * np.std(ratios, ddof=1) / np.sqrt(runs))
+
+
 D10, N100, M4000 = 10, 100, 4000
 
 

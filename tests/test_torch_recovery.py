@@ -217,3 +217,33 @@ def test_float32_models(data):
     exact = 2 * J.astype(np.float64).T @ J / 16
     # Gradients carry a few dozen roundings of float32, relative to noise and residuals of size sqrt(8).
     assert np.abs(est.hessian - exact).max() < 200 * 2.0**-24 * np.abs(exact).max()
+
+
+class Listed(Dataset):
+    """A dataset that is no TensorDataset."""
+
+    def __init__(self, X, y):
+        self.X, self.y = X, y
+
+    def __len__(self):
+        return len(self.X)
+
+    def __getitem__(self, index):
+        return self.X[index], self.y[index]
+
+
+@pytest.mark.parametrize("kind", [lambda X, y: (X, y), Listed])
+def test_targets_are_refused_as_on_arrays(data, kind):
+    X, y = data
+    model = nn.Linear(3, 1, bias=False).double()
+    late = y.clone()
+    late[150] = torch.nan
+    for bad, message in (
+        ((y > 0).double(), "holds two values only, 0 and 1"),
+        (late, "holds NaN or infinity"),
+    ):
+        with pytest.raises(InputError, match=message):
+            RegressionOracle(model, kind(X, bad), 10)
+        with pytest.raises(InputError, match=message):
+            rec.LinearRegressionOracle(X.numpy(), bad.numpy(), np.zeros(3), batch_size=10)
+    RegressionOracle(model, kind(X, torch.ones_like(y)), 10)  # constant targets are no labels

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -14,6 +14,10 @@ from gradhess.recovery.calibration import gradient_factor
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+BIASED: Final = ("calibrated", "rescaled")
+"""Methods that keep the part of the covariance that is not of the noise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,13 +42,15 @@ class HessianEstimate:
     existing_noise: float
     """What the oracle claims to be in the targets."""
     sampling_error: float
-    """Predicted whitened operator-norm error from m being finite: ``2 sqrt(d / m) + d / m``, adjusted to the method."""
+    """Predicted whitened operator-norm error from m being finite, of ``gradhess.recovery.sampling_error``, adjusted to
+    the method. It is for Gaussian features: heavy tails make it larger in small batches."""
     bias_bound: float
     """The whitened error that more gradients would not remove: 0 for unbiased methods; of calibrated and rescaled
-    ``2 q / sigma^2``, with the excess risk q told from the same gradients. That is right for Gaussian features and
-    where no noise is in the targets but what the oracle claims. Heavy tails or unknown noise can make the bias far
-    larger, and nothing in gradients with one level of noise would show it: antithetic does not have it. Infinite if q
-    cannot be told: too few gradients, or a q that is not small against the batch."""
+    ``2 q / sigma^2``, with the excess risk q told from the same gradients, and 0 if it is lost in their
+    noise. That is right for Gaussian features and where no noise is in the targets but what the oracle claims. Heavy
+    tails or unknown noise can make the bias far larger, and nothing in gradients with one level of noise would show it:
+    antithetic does not have it. Infinite if q cannot be told: too few gradients, or a q that is not small
+    against the batch."""
     pair_means: StreamingCovariance | None = None
     """antithetic: of ``(g+ + g-) / 2``, the clean gradients."""
     half_differences: StreamingCovariance | None = None
@@ -64,7 +70,8 @@ class HessianEstimate:
     def summary(self) -> str:
         """A few lines of text."""
         values = np.linalg.eigvalsh(self.hessian)
-        condition = values[-1] / values[0] if values[0] > 0 else np.inf
+        zero = len(values) * np.finfo(np.float64).eps * float(np.abs(values).max())
+        condition = values[-1] / values[0] if values[0] > zero else np.inf
         lines = [
             f"Hessian of {self.n_params} parameters from {self.n_gradients:,} gradients on batches of "
             f"{self.batch_size:,} ({self.method})",
@@ -73,10 +80,11 @@ class HessianEstimate:
             f"  loss of a batch         {self.reduction}",
             f"  eigenvalues             {values[0]:.4g} to {values[-1]:.4g}, condition number {condition:.4g}",
             f"  sampling error          {self.sampling_error:.3g} (whitened, predicted)",
-            f"  bias                    {_bias(self.bias_bound)}",
+            f"  bias                    {_bias(self.method, self.bias_bound)}",
             f"  length of the gradient  {np.linalg.norm(self.gradient):.4g}",
         ]
-        if values[0] < 0:
+        # All others are means of squares, which only rounding makes indefinite.
+        if self.method == "difference" and values[0] < -zero:
             lines.append("  indefinite: use project_psd=True, or method='antithetic'")
         return "\n".join(lines)
 
@@ -99,9 +107,11 @@ class HessianEstimate:
         return draw_estimate(self, path, reference)
 
 
-def _bias(bound: float) -> str:
-    if bound == 0:
+def _bias(method: str, bound: float) -> str:
+    if method not in BIASED:
         return "none: the method is unbiased"
+    if bound == 0:
+        return "estimated as 0 to within its noise, for Gaussian features and no other noise"
     if not np.isfinite(bound):
         return "not known: too few gradients, or an excess risk that is not small against the batch"
     return f"about {bound:.3g} (whitened), for Gaussian features and no other noise"

@@ -51,7 +51,7 @@ def covariance(ask: Asker, m: int, variance: float) -> Recovered:
     hessian = np.asarray(gradients.covariance_) / (ask.factor * total)
     mean = np.asarray(gradients.location_)
     bias = bias_of_covariance(hessian, mean, total, ask.factor, ask.n, m)
-    return Recovered(hessian, mean, gradients, m, sampling_error(ask.n_params, m), bias)
+    return Recovered(hessian, mean, gradients, m, sampling_error(ask.n_params, m, ask.batch_size), bias)
 
 
 def antithetic(ask: Asker, m: int, variance: float) -> Recovered:
@@ -73,7 +73,7 @@ def antithetic(ask: Asker, m: int, variance: float) -> Recovered:
         np.asarray(means.location_),
         received,
         m,
-        sampling_error(ask.n_params, m // 2),
+        sampling_error(ask.n_params, m // 2, ask.batch_size),
         pair_means=means,
         half_differences=halves,
     )
@@ -92,7 +92,7 @@ def difference(ask: Asker, m: int, variance: float) -> Recovered:
         b = float(scipy.linalg.eigh(above / (ask.factor * variance), hessian, eigvals_only=True)[-1])
     except np.linalg.LinAlgError:
         b = math.inf
-    error = sampling_error(ask.n_params, m // 2) * (1 + 2 * b)
+    error = sampling_error(ask.n_params, m // 2, ask.batch_size) * (1 + 2 * b)
     received = noisy + clean
     return Recovered(hessian, np.asarray(clean.location_), received, m, error)
 

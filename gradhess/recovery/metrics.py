@@ -20,9 +20,11 @@ def whitened_error(estimate: Any, target: Any) -> float:
     Parameters
     ----------
     estimate : HessianEstimate or array_like, shape (d, d)
-        E, symmetric; it may be singular or indefinite.
+        E, symmetric; it may be singular or indefinite. Of an estimate its ``hessian``, in the scale of its loss.
     target : array_like, shape (d, d)
-        T, symmetric and positive definite.
+        T, symmetric and positive definite, in the same scale: for an estimate the Hessian of its ``reduction``, as
+        ``LinearRegressionOracle.hessian()`` gives it (of "mean" ``2 E[x x^T]``). Where E[x x^T] is what you have, pass
+        ``est.second_moment`` as the estimate.
 
     Raises
     ------
@@ -45,13 +47,28 @@ def best_scale_error(estimate: Any, target: Any) -> float:
     return (high - low) / (high + low) if low > 0 else 1.0
 
 
-def sampling_error(n_params: int, n_gradients: int) -> float:
-    """``2 sqrt(d / m) + d / m``: the whitened error of a sample covariance of m Gaussian vectors of length d.
+def sampling_error(n_params: int, n_gradients: int, batch_size: int | None = None) -> float:
+    """``2 sqrt((1 + 2 / n) d / m) + (1 + 4 / n) d / m``: the whitened error of a Hessian from m noised gradients.
 
-    Leading order: ``(1 + sqrt(d / m))^2 - 1``, the upper edge of the Marchenko-Pastur law.
+    Parameters
+    ----------
+    n_params, n_gradients : int
+        d and m.
+    batch_size : int, optional
+        n, of Gaussian features. None for gradients that are Gaussian themselves, as of one batch with fresh noise or
+        of large n: ``2 sqrt(d / m) + d / m``, the upper edge of the Marchenko-Pastur law.
+
+    Notes
+    -----
+    Given its noise, the gradient ``sum_i xi_i x_i`` of n Gaussian rows is Gaussian with covariance ``t Sigma``, where t
+    is a chi-square of n degrees over n: ``E t^2 = 1 + 2 / n`` and ``E t^3 = (1 + 2 / n) (1 + 4 / n)``. The edge of
+    ``mean(t z z^T)`` is the minimum over w of ``1 / w + E[t / (1 - t w d / m)]``, here to second order in sqrt(d / m).
+    Heavy-tailed features have a larger error, which gradients do not tell: at n = 10 with entries of Student's t with
+    3 degrees of freedom, d = 10 and m = 4000 it is about 1.7 times the prediction.
     """
     ratio = check.count(n_params, "n_params", 1) / check.count(n_gradients, "n_gradients", 1)
-    return 2 * math.sqrt(ratio) + ratio
+    inverse = 0.0 if batch_size is None else 1 / check.count(batch_size, "batch_size", 1)
+    return 2 * math.sqrt((1 + 2 * inverse) * ratio) + (1 + 4 * inverse) * ratio
 
 
 def _relative_eigenvalues(estimate: Any, target: Any) -> Float64Array:

@@ -157,12 +157,17 @@ def continuous_targets(y: Any, shape: tuple[int, ...]) -> Float64Array:
     if array.dtype == np.bool_:
         raise InputTypeError("y is boolean; noise can be added to real targets only, of a regression")
     targets = check.finite(check.per_row(array, "y", shape[0], shape), "y")
+    refuse_labels(targets, "y")
+    return targets
+
+
+def refuse_labels(targets: Float64Array, name: str) -> None:
+    """Of any shape, samples first: two values only, of more than two samples, are labels."""
     low, high = float(targets.min()), float(targets.max())
     if low < high and len(targets) > 2 and np.isin(targets, (low, high)).all():
         raise InputError(
-            f"y holds two values only, {low:g} and {high:g}: labels of classes, not the targets of a regression"
+            f"{name} holds two values only, {low:g} and {high:g}: labels of classes, not the targets of a regression"
         )
-    return targets
 
 
 def distinct_rows(rng: np.random.Generator, n_rows: int, shape: tuple[int, int]) -> AnyArray:

@@ -36,7 +36,10 @@ def draw_estimate(est: HessianEstimate, path: str | Path | None, reference: Any)
     _prediction(right, est, exact)
     look.title(figure, f"Hessian from {est.n_gradients:,} gradients, {est.method}")
     if file is not None:
-        look.save(figure, file)
+        try:
+            look.save(figure, file)
+        except OSError as error:  # it names the temporary file
+            raise OSError(error.errno, error.strerror, str(path)) from None
     return figure
 
 

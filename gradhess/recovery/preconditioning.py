@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy.sparse.linalg import LinearOperator
 from gradhess._backends.protocol import AnyArray, Float64Array
 from gradhess.errors import InputError
 from gradhess.recovery.arguments import nonnegative, symmetric, vector
+from gradhess.recovery.receiver import HessianReceiver
 
 
 class Preconditioner(LinearOperator):  # type: ignore[misc]  # SciPy has no types
@@ -44,11 +46,13 @@ def preconditioner(est_or_matrix: Any, ridge: float | str = "auto") -> Precondit
 
     Parameters
     ----------
-    est_or_matrix : HessianEstimate or array_like, shape (d, d)
-        H, symmetric.
+    est_or_matrix : HessianEstimate, HessianReceiver or array_like, shape (d, d)
+        H, symmetric; of a receiver ``hessian_``.
     ridge : float or "auto"
         Added to the diagonal. "auto" is 0, unless H is an estimate from at most d + 1 gradients or singular to
-        rounding: then it is ``trace(H) / m``, about the size of the sampling error of an eigenvalue.
+        rounding: then it is ``trace(H) / m``, about the size of the sampling error of an eigenvalue. A plain matrix
+        does not say m; if it is singular to rounding, the ridge is ``sqrt(eps) trace(H) / d``, with which a rounding
+        error of size eps in the gradient moves a step by sqrt(eps) at most, relative to the mean eigenvalue.
 
     Returns
     -------
@@ -64,16 +68,25 @@ def preconditioner(est_or_matrix: Any, ridge: float | str = "auto") -> Precondit
     >>> P = preconditioner(est)
     >>> w -= P.step(gradient(w))
     """
-    matrix = symmetric(est_or_matrix, "est_or_matrix")
+    m: int | None
+    if isinstance(est_or_matrix, HessianReceiver):
+        matrix = symmetric(est_or_matrix.hessian_, "est_or_matrix")
+        m = est_or_matrix.n_gradients_ - len(est_or_matrix.workers_) + 1  # one mean is as if from one worker
+    else:
+        matrix = symmetric(est_or_matrix, "est_or_matrix")
+        m = getattr(est_or_matrix, "n_gradients", None)
     d = len(matrix)
     values = np.linalg.eigvalsh(matrix)
     zero = d * np.finfo(np.float64).eps * float(np.abs(values).max())
-    m = getattr(est_or_matrix, "n_gradients", None)  # a plain matrix does not say
     if isinstance(ridge, str):
         if ridge != "auto":
             raise InputError(f"ridge is {ridge!r}; it must be a number or 'auto'")
-        short = m is not None and (m <= d + 1 or values[0] <= zero)
-        added = max(float(np.trace(matrix)), 0.0) / m if short and m is not None else 0.0
+        trace = max(float(np.trace(matrix)), 0.0)
+        added = 0.0
+        if m is not None:
+            added = trace / m if m <= d + 1 or values[0] <= zero else 0.0
+        elif abs(values[0]) <= zero:
+            added = math.sqrt(np.finfo(np.float64).eps) * trace / d
     else:
         added = nonnegative(ridge, "ridge")
     if values[0] + added <= zero:

@@ -11,7 +11,7 @@ from gradhess import _validation as check
 from gradhess._arrays import as_numpy
 from gradhess._backends.protocol import Float64Array
 from gradhess._streaming import StreamingCovariance
-from gradhess.errors import InputError, InputTypeError, NotFittedError
+from gradhess.errors import InputError, InputTypeError, NonFiniteError, NotFittedError
 from gradhess.recovery.arguments import nonnegative
 from gradhess.recovery.calibration import gradient_factor
 from gradhess.recovery.metrics import sampling_error
@@ -78,7 +78,8 @@ class HessianReceiver:
             A gradient is not finite; ``row`` is the first.
         """
         array = as_numpy(batch_gradients, "batch_gradients")
-        if array.ndim == 1:
+        single = array.ndim == 1
+        if single:
             array = array[np.newaxis]
         array = check.matrix(array, "batch_gradients")
         if self._workers and array.shape[1] != self.n_params:
@@ -89,6 +90,15 @@ class HessianReceiver:
             known = self._workers.get(worker)
         except TypeError:
             raise InputTypeError(f"worker must be hashable, not {type(worker).__name__}") from None
+        finite = np.isfinite(array)
+        if not finite.all():
+            row, column = (int(index) for index in np.argwhere(~finite)[0])
+            where = f"{column}" if single else f"{row}, {column}"
+            raise NonFiniteError(
+                row,
+                f"batch_gradients[{where}] is {array[row, column]}; nothing of this call was added. Leave that "
+                "gradient out, or look at the worker that sent it",
+            )
         if len(array):
             stream = StreamingCovariance(ddof=1) if known is None else known
             stream.partial_fit(array)
@@ -167,9 +177,9 @@ class HessianReceiver:
 
     @property
     def sampling_error_(self) -> float:
-        """Predicted whitened error of ``hessian_`` from the number of gradients: ``2 sqrt(d / m) + d / m``."""
+        """Predicted whitened error of ``hessian_``, as of ``gradhess.recovery.sampling_error``."""
         freedom = self.n_gradients_ - len(self._seen())
-        return sampling_error(self.n_params, max(freedom, 1))
+        return sampling_error(self.n_params, max(freedom, 1), self.batch_size)
 
     def __repr__(self) -> str:
         return (

@@ -25,8 +25,9 @@ def adversarial_risk(
     coef : array_like, shape (d,)
         w.
     hessian : HessianEstimate, array_like of shape (d, d), or None
-        ``Sigma = E[x x^T]``, the Hessian of half_mean; of an estimate its ``second_moment``, whatever the reduction.
-        Used by "mahalanobis" alone.
+        ``Sigma = E[x x^T]``; of an estimate its ``second_moment``, whatever the reduction, and not its ``hessian``. A
+        matrix must be Sigma itself: the Hessian of "half_mean", but half that of "mean". Used by "mahalanobis" alone,
+        checked for every norm.
     residual_variance : float
         V, the mean squared residual without an adversary: excess risk q plus noise variance.
     epsilon : float
@@ -36,15 +37,18 @@ def adversarial_risk(
     Raises
     ------
     InputError
-        An unknown norm, no Hessian where one is needed, or one in which ``w^T Sigma w`` is negative.
+        An unknown norm, no Hessian where one is needed, one of another shape, or one in which ``w^T Sigma w`` is
+        negative.
     """
     w = vector(coef, "coef")
     V = nonnegative(residual_variance, "residual_variance")
     eps = nonnegative(epsilon, "epsilon")
-    if isinstance(norm, str) and norm == "mahalanobis":
-        if hessian is None:
-            raise InputError("norm='mahalanobis' needs the Hessian; pass recover_hessian(...) or a matrix")
+    Sigma = None
+    if hessian is not None:
         Sigma = symmetric(getattr(hessian, "second_moment", hessian), "hessian", len(w))
+    if isinstance(norm, str) and norm == "mahalanobis":
+        if Sigma is None:
+            raise InputError("norm='mahalanobis' needs the Hessian; pass recover_hessian(...) or a matrix")
         form = float(w @ Sigma @ w)
         if form < 0:
             raise InputError(f"w^T Sigma w is {form:.3g}: hessian is not positive semidefinite along coef")

@@ -15,7 +15,7 @@ from gradhess._backends.protocol import AnyArray
 from gradhess.errors import InputError, InputTypeError
 from gradhess.recovery.arguments import nonnegative
 from gradhess.recovery.calibration import gradient_factor
-from gradhess.recovery.oracle import batch_stream, distinct_rows
+from gradhess.recovery.oracle import batch_stream, distinct_rows, refuse_labels
 
 _CHANGE_BETWEEN_CALLS = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
 
@@ -32,7 +32,8 @@ class RegressionOracle:
     model : torch.nn.Module
         Maps a batch of inputs to predictions of the shape of the targets; (b, 1) for targets (b,) will do.
     dataset : torch.utils.data.Dataset, or a pair of tensors (inputs, targets)
-        Of known length, with items (input, target); targets of a floating type.
+        Of known length, with items (input, target); targets of a floating type. Every item of a Dataset is read once
+        here, for its target.
     batch_size : int
         n.
     parameters : iterable of str or of torch.nn.Parameter, optional
@@ -51,9 +52,9 @@ class RegressionOracle:
     Raises
     ------
     InputError, InputTypeError
-        A dataset that is empty or of unknown length, targets that are classes, predictions of another shape than the
-        targets, an unknown parameter, or a model in training mode with dropout or batch normalisation, whose output
-        changes from call to call: call ``model.eval()``.
+        A dataset that is empty or of unknown length, targets that are classes (also two values only) or not finite,
+        predictions of another shape than the targets, an unknown parameter, or a model in training mode with dropout or
+        batch normalisation, whose output changes from call to call: call ``model.eval()``.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class RegressionOracle:
             raise InputTypeError(
                 f"the targets are {y.dtype}; noise can be added to the real targets of a regression only"
             )
+        self._check_targets()
         self.n_targets = max(int(y[0].numel()), 1)
         gradient_factor(reduction, self.batch_size * self.n_targets)  # checks the name
 
@@ -142,6 +144,16 @@ class RegressionOracle:
             raise InputTypeError("an item of the dataset must be a pair (input, target)")
         device = self._parameters[0].device
         return item[0].to(device), item[1].to(device)
+
+    def _check_targets(self) -> None:
+        """As LinearRegressionOracle does: finite, and no labels of two classes."""
+        if isinstance(self._dataset, TensorDataset):
+            targets = self._dataset.tensors[1]
+        else:
+            items = (self._dataset[index] for index in range(self._size))
+            targets = torch.stack([torch.as_tensor(target).detach().cpu() for _, target in items])
+        values = targets.detach().to("cpu", torch.float64).numpy()
+        refuse_labels(check.finite(values, "the target of the dataset"), "the target of the dataset")
 
     def _refuse_training_layers(self) -> None:
         for name, module in self.model.named_modules():
