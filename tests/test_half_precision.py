@@ -74,6 +74,17 @@ def test_the_whole_interface(dtype):
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("backend", ["cpu", "numba", "reference"])
+def test_sums_over_groups(backend, dtype):
+    X = halves(300, 21, dtype)
+    batches = np.random.default_rng(1).integers(0, 300, (40, 10))
+    with gh.use_backend(backend):
+        found = gh.grouped(X, batches).toarray()
+        np.testing.assert_array_equal(found, gh.grouped(X.astype(np.float32), batches).toarray())
+    assert found.dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_values_that_are_not_finite(dtype):
     X = halves(40, 5, dtype)
     X[13, 2] = np.inf
