@@ -53,8 +53,7 @@ Index run(const Rows& rows, const Groups& groups, T* out, int threads, const Ker
 
 Index group_sums(const Rows& rows, const Groups& groups, void* out, int threads, const Isa& isa) {
     if (groups.count == 0) return -1;
-    if (computes_in_float(rows.dtype))
-        return run(rows, groups, static_cast<float*>(out), threads, isa.f32);
+    if (computes_in_float(rows.dtype)) return run(rows, groups, static_cast<float*>(out), threads, isa.f32);
     return run(rows, groups, static_cast<double*>(out), threads, isa.f64);
 }
 
