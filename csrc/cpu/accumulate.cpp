@@ -46,7 +46,7 @@ struct Team {
 template <class T>
 struct SlabWork {
     Slab<T> slab;
-    T* trees = nullptr;     // (slab rows / 8, padded), of which slab.trees is this or null
+    T* trees = nullptr;     // (slab rows / kTreeRows, padded), of which slab.trees is this or null
     double* sum = nullptr;  // (padded,) column sums of the slab
     std::atomic<Index> next_tile{0};
     std::atomic<bool> suspicious{false};
@@ -72,6 +72,13 @@ double sum_of(const double* values, Index count, Function f) {
         for (int c = 0; c < 8; ++c) chain[c] += f(values[r + c]);
     for (int c = 0; r < count; ++r, ++c) chain[c] += f(values[r]);
     return ((chain[0] + chain[4]) + (chain[2] + chain[6])) + ((chain[1] + chain[5]) + (chain[3] + chain[7]));
+}
+
+// Whether entries [begin, end) are finite: a sum of zeros, unless one of them makes it NaN.
+bool all_finite(const double* values, Index begin, Index end) {
+    double zero = 0.0;
+    for (Index j = begin; j < end; ++j) zero += values[j] * 0.0;
+    return zero == 0.0;
 }
 
 constexpr Index kNoRow = std::numeric_limits<Index>::max();
@@ -199,7 +206,7 @@ class Accumulation {
     void carve_work(Carver& carver, Work& work) const {
         work.slab = carve_slab<T>(carver, rows_, weighted_, layout_.slab_rows, kernels_.panel);
         work.sum = carver.take<double>(padded_);
-        work.trees = carver.take<T>((layout_.slab_rows + 7) / 8 * padded_);
+        work.trees = carver.take<T>(round_up(layout_.slab_rows, kTreeRows) / kTreeRows * padded_);
     }
 
     void carve_buffer(Carver& carver, Buffer& buffer) const {
@@ -344,10 +351,8 @@ class Accumulation {
         } else {
             kernels_.narrow_slab_narrow(rows_, first, count, shift, work.slab, work.sum, target, scratch);
         }
-        double zero = 0.0;
-        for (Index j = 0; j < parameters_; ++j) zero += work.sum[j] * 0.0;
         const double weight = static_cast<double>(count);
-        if (!(zero == 0.0)) {
+        if (!all_finite(work.sum, 0, parameters_)) {
             work.slab.rows = count;
             work.slab.trees = nullptr;
             kernels_.prepare(rows_, weights_, first, 0, count, nullptr, work.slab, scratch);
@@ -372,11 +377,10 @@ class Accumulation {
         double divisor = 0.0;
         if (finds_shift(block)) divisor = weight;
         kernels_.centre_and_sum(work.slab, begin, end, divisor, moments_.centred ? block.shift : nullptr, work.sum);
-        double zero = 0.0;  // becomes NaN where a sum is not finite
-        for (Index j = begin * kernels_.panel; j < end * kernels_.panel; ++j) zero += work.sum[j] * 0.0;
-        if (moments_.centred && divisor != 0.0)
-            for (Index j = begin * kernels_.panel; j < end * kernels_.panel; ++j) zero += block.shift[j] * 0.0;
-        if (!(zero == 0.0)) work.suspicious = true;
+        const Index first = begin * kernels_.panel;
+        const Index last = end * kernels_.panel;
+        if (!all_finite(work.sum, first, last)) work.suspicious = true;
+        if (moments_.centred && divisor != 0.0 && !all_finite(block.shift, first, last)) work.suspicious = true;
     }
 
     // A sum that is not finite has a row to blame, or only overflowed: then it is formed anew in float64.

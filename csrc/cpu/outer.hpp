@@ -68,29 +68,13 @@ void outer_update(const Slab<T>& slab, const double* scale, const Tile& tile, co
                   T* scaled) {
     constexpr int panel = kPanel<T>;
     constexpr int strip_rows = kStripRows<T>;
-    const Index packed_end = slab.n_panels * panel;
     T* scale_as_t = scaled + slab.rows * panel;
     for (Index r = 0; r < slab.rows; ++r) scale_as_t[r] = static_cast<T>(scale[r]);
     const bool fit = fits<T>(scale, slab.rows);
     for (Index row = tile.row_begin; row < tile.row_end; row += strip_rows) {
         if (row % panel == 0)
             scale_panel(slab.panels + row / panel * slab.panel_stride, slab.rows, scale, scale_as_t, fit, scaled);
-        const T* strip = scaled + row % panel;
-        Index last = row + strip_rows;
-        last = last < tile.column_end ? last : tile.column_end;
-        last = last < packed_end ? last : packed_end;
-        Index left = (last - tile.column_begin + kColumnUnit<T> - 1) / kColumnUnit<T>;
-        const char* ahead = reinterpret_cast<const char*>(strip);  // in cache: asks for nothing
-        for (Index column = tile.column_begin; left > 0;) {
-            const Index take = next_take<T>(left);
-            if (target.parameters - row > strip_rows / 2) {
-                multiply_columns<strip_rows>(static_cast<int>(take), slab, strip, target, row, column, ahead);
-            } else {  // the last strip, at most half full
-                multiply_columns<strip_rows / 2>(static_cast<int>(take), slab, strip, target, row, column, ahead);
-            }
-            column += take * kColumnUnit<T>;
-            left -= take;
-        }
+        multiply_strip(slab, scaled + row % panel, tile, target, row, []() -> const char* { return nullptr; });
     }
 }
 

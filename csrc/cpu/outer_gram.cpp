@@ -14,13 +14,6 @@
 namespace gradhess::cpu {
 namespace {
 
-// Entries on a side of a tile: its sums (float64) and the panels of a slab of as many columns fit half an L2 cache of
-// 1 MiB. 256 is as fast (bench/bench_layers.py, Zen 4, 2 cores).
-constexpr Index kTileMax = 128;
-// Tiles for each thread, where blocks are large enough to be cut, so that threads finish together.
-constexpr Index kTilesPerThread = 4;
-constexpr Index kTileMin = 48;
-
 struct BlockTile {
     Index p, q;
     Tile area;
@@ -28,8 +21,10 @@ struct BlockTile {
 
 std::vector<BlockTile> tiles_of(Index outputs, Index width, Index unit, int threads) {
     const Index blocks = outputs * (outputs + 1) / 2;
-    Index cuts = (width + kTileMax - 1) / kTileMax;
-    while (threads > 1 && blocks * cuts * (cuts + 1) / 2 < kTilesPerThread * threads && width > kTileMin * cuts) ++cuts;
+    Index cuts = (width + tuning::kOuterTileMax - 1) / tuning::kOuterTileMax;
+    while (threads > 1 && blocks * cuts * (cuts + 1) / 2 < tuning::kOuterTilesPerThread * threads &&
+           width > tuning::kOuterTileMin * cuts)
+        ++cuts;
     const Index side = round_up((width + cuts - 1) / cuts, unit);
     std::vector<BlockTile> tiles;
     for (Index p = 0; p < outputs; ++p)
@@ -96,12 +91,8 @@ class OuterGram {
     }
 
     Slab<T> carve(Carver& carver, Index s) const {
-        Slab<T> slab;
+        Slab<T> slab = carve_panels<T>(carver, width_, piece_.slab_rows, kernels_.panel);
         slab.rows = std::min(piece_.slab_rows, piece_.samples - s * piece_.slab_rows);
-        slab.n_panels = round_up(width_, kernels_.panel) / kernels_.panel;
-        // One line more than the rows, so that panels do not all start in the same cache set.
-        slab.panel_stride = (piece_.slab_rows + 1) * kernels_.panel;
-        slab.panels = carver.take<T>(slab.panel_stride * slab.n_panels);
         return slab;
     }
 

@@ -183,13 +183,37 @@ GRADHESS_INLINE Index next_take(Index left) {
     return (half + per_vector - 1) / per_vector * per_vector;
 }
 
-// Adds the part of `tile` on and below the diagonal. Where slab.weighted, a
-// weighted copy of each strip is made in scratch.strip.
+// Adds the products of the strip at `row` with the columns of `tile` up to the diagonal. Before each tile of registers
+// `next_ahead()` says what memory to ask for meanwhile, or null.
+template <class T, class Scatter, class Ahead>
+GRADHESS_INLINE void multiply_strip(const Slab<T>& slab, const T* strip, const Tile& tile,
+                                    const Target<Scatter>& target, Index row, Ahead next_ahead) {
+    constexpr int strip_rows = kStripRows<T>;
+    const Index packed_end = slab.n_panels * kPanel<T>;
+    Index last = row + strip_rows;  // one past the last column that the strip needs
+    last = last < tile.column_end ? last : tile.column_end;
+    last = last < packed_end ? last : packed_end;
+    Index left = (last - tile.column_begin + kColumnUnit<T> - 1) / kColumnUnit<T>;
+    for (Index column = tile.column_begin; left > 0;) {
+        const Index take = next_take<T>(left);
+        const char* ahead = next_ahead();
+        if (!ahead) ahead = reinterpret_cast<const char*>(strip);  // in cache: asks for nothing
+        if (target.parameters - row > strip_rows / 2) {
+            multiply_columns<strip_rows>(static_cast<int>(take), slab, strip, target, row, column, ahead);
+        } else {  // the last strip, at most half full
+            multiply_columns<strip_rows / 2>(static_cast<int>(take), slab, strip, target, row, column, ahead);
+        }
+        column += take * kColumnUnit<T>;
+        left -= take;
+    }
+}
+
+// Adds the part of `tile` on and below the diagonal. Where slab.weighted, a weighted copy of each strip is made in
+// scratch.strip.
 template <class T, class Scatter>
 void rank_update(const Slab<T>& slab, const Tile& tile, const Target<Scatter>& target, RowScratch<T>& scratch) {
     constexpr int panel = kPanel<T>;
     constexpr int strip_rows = kStripRows<T>;
-    const Index packed_end = slab.n_panels * panel;
     for (Index row = tile.row_begin; row < tile.row_end; row += strip_rows) {
         const T* strip = slab.panels + row / panel * slab.panel_stride + row % panel;
         if (slab.weighted) {
@@ -198,32 +222,20 @@ void rank_update(const Slab<T>& slab, const Tile& tile, const Target<Scatter>& t
                     scratch.strip[r * panel + m] = strip[r * panel + m] * static_cast<T>(slab.weight[r]);
             strip = scratch.strip;
         }
-        // Packed rows beyond a core's own cache: the panel of the next strip is asked for during this one.
+        // Packed rows beyond a core's own cache: the panel of the next strip is asked for during the first tile.
         const Index next_panel = (row + strip_rows) / panel;
-        const T* next_strip = nullptr;
+        const char* next_strip = nullptr;
         if (!target.padded && next_panel != row / panel && next_panel < slab.n_panels)
-            next_strip = slab.panels + next_panel * slab.panel_stride;
-        Index last = row + strip_rows;  // one past the last column that the strip needs
-        last = last < tile.column_end ? last : tile.column_end;
-        last = last < packed_end ? last : packed_end;
-        Index left = (last - tile.column_begin + kColumnUnit<T> - 1) / kColumnUnit<T>;
-        for (Index column = tile.column_begin; left > 0;) {
-            const Index take = next_take<T>(left);
-            const char* ahead = reinterpret_cast<const char*>(strip);  // in cache: asks for nothing
-            if (column == tile.column_begin && next_strip) {
-                ahead = reinterpret_cast<const char*>(next_strip);
-            } else if (scratch.ahead < scratch.ahead_end) {
+            next_strip = reinterpret_cast<const char*>(slab.panels + next_panel * slab.panel_stride);
+        multiply_strip(slab, strip, tile, target, row, [&]() -> const char* {
+            const char* ahead = next_strip;
+            next_strip = nullptr;
+            if (!ahead && scratch.ahead < scratch.ahead_end) {
                 ahead = scratch.ahead;
                 scratch.ahead += slab.rows * kCacheLine;
             }
-            if (target.parameters - row > strip_rows / 2) {
-                multiply_columns<strip_rows>(static_cast<int>(take), slab, strip, target, row, column, ahead);
-            } else {  // the last strip, at most half full
-                multiply_columns<strip_rows / 2>(static_cast<int>(take), slab, strip, target, row, column, ahead);
-            }
-            column += take * kColumnUnit<T>;
-            left -= take;
-        }
+            return ahead;
+        });
     }
 }
 

@@ -10,13 +10,16 @@
 
 namespace gradhess::cpu {
 
+// Rows whose sums are added as one tree: part of the order of summation (gradhess/_backends/layout.py).
+inline constexpr Index kTreeRows = 8;
+
 template <class T>
 struct Slab {
     T* panels = nullptr;
     Index panel_stride = 0;
     Index n_panels = 0;
     Index rows = 0;
-    T* trees = nullptr;  // (rows / 8, n_panels * panel): sums of eight rows each, or null
+    T* trees = nullptr;  // (rows / kTreeRows, n_panels * panel): sums of so many rows each, or null
     bool weighted = false;
     double* weight = nullptr;  // (rows,) moment weight of each row, where weighted
     double* value = nullptr;   // (rows,) loss of each row, where there is one
@@ -26,7 +29,7 @@ struct Slab {
 template <class T>
 struct RowScratch {
     T* gathered = nullptr;     // (group, features): rows of another dtype or stride
-    T* outer = nullptr;        // (8, parameters rounded up to a panel): rows of an outer product
+    T* outer = nullptr;        // (kTreeRows, parameters rounded up to a panel): rows of an outer product
     double* target = nullptr;  // (group,): labels of another dtype than double
     double* eta = nullptr;     // (group, outputs)
     double* slope = nullptr;   // (group, outputs)

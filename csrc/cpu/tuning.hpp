@@ -10,6 +10,7 @@ namespace gradhess::cpu::tuning {
 // prediction) finds it in the L1 cache.
 inline constexpr Index kGroupBytes = 16 * 1024;
 inline constexpr Index kGroupRowsMin = 16;
+inline constexpr Index kGroupRowsMax = 256;
 
 // Macro tile of the scatter matrix, in columns of float64 (twice as many of float32): one block of packed columns stays
 // in the L2 cache (256 rows x 240 columns x 8 bytes) while strips of rows pass over it. A multiple of every tile width
@@ -17,6 +18,13 @@ inline constexpr Index kGroupRowsMin = 16;
 inline constexpr Index kTileColumns = 240;
 inline constexpr Index kTileRows = 24;
 static_assert(kTileColumns % kTileRows == 0);
+
+// Outer rows: entries on a side of a tile, whose sums (float64) and panels of a slab of as many columns fit half an L2
+// cache of 1 MiB (256 is as fast); and tiles for each thread, where blocks are large enough to be cut, so that threads
+// finish together.
+inline constexpr Index kOuterTileMax = 128;
+inline constexpr Index kOuterTileMin = 48;
+inline constexpr Index kOuterTilesPerThread = 4;
 
 // Work, in multiply-adds, below which starting a team of threads costs more than it saves.
 inline constexpr Index kTeamMinWork = 400'000;

@@ -14,9 +14,10 @@ inline Index round_up(Index value, Index multiple) { return (value + multiple - 
 // Rows whose features are read twice in a row, so that the second read finds them in cache.
 // Where columns are the contiguous direction, a group is a slab: of each column one long piece is read.
 inline Index group_rows(const Rows& rows) {
-    if (std::abs(rows.column_stride) > std::abs(rows.row_stride)) return 256;
+    if (std::abs(rows.column_stride) > std::abs(rows.row_stride)) return tuning::kGroupRowsMax;
     const Index wanted = tuning::kGroupBytes / std::max<Index>(1, rows.features * 8);
-    return std::clamp<Index>(wanted / tuning::kGroupRowsMin * tuning::kGroupRowsMin, tuning::kGroupRowsMin, 256);
+    return std::clamp<Index>(wanted / tuning::kGroupRowsMin * tuning::kGroupRowsMin, tuning::kGroupRowsMin,
+                             tuning::kGroupRowsMax);
 }
 
 template <class T>
@@ -24,7 +25,7 @@ RowScratch<T> carve_rows(Carver& carver, const Rows& rows, Index slab_rows, Inde
     RowScratch<T> scratch;
     scratch.group = group_rows(rows);
     scratch.gathered = carver.take<T>(scratch.group * rows.features);
-    scratch.outer = carver.take<T>(rows.row_outputs() > 1 ? 8 * round_up(rows.parameters(), panel) : 0);
+    scratch.outer = carver.take<T>(rows.row_outputs() > 1 ? kTreeRows * round_up(rows.parameters(), panel) : 0);
     scratch.target = carver.take<double>(rows.y_dtype == DType::f64 ? 0 : scratch.group);
     scratch.eta = carver.take<double>(scratch.group * rows.outputs);
     scratch.slope = carver.take<double>(scratch.group * rows.outputs);
@@ -36,12 +37,18 @@ RowScratch<T> carve_rows(Carver& carver, const Rows& rows, Index slab_rows, Inde
 }
 
 template <class T>
-Slab<T> carve_slab(Carver& carver, const Rows& rows, bool weighted, Index slab_rows, Index panel) {
+Slab<T> carve_panels(Carver& carver, Index parameters, Index slab_rows, Index panel) {
     Slab<T> slab;
-    slab.n_panels = round_up(rows.parameters(), panel) / panel;
+    slab.n_panels = round_up(parameters, panel) / panel;
     // One line more than the rows, so that panels do not all start in the same cache set.
     slab.panel_stride = (slab_rows + 1) * panel;
     slab.panels = carver.take<T>(slab.panel_stride * slab.n_panels);
+    return slab;
+}
+
+template <class T>
+Slab<T> carve_slab(Carver& carver, const Rows& rows, bool weighted, Index slab_rows, Index panel) {
+    Slab<T> slab = carve_panels<T>(carver, rows.parameters(), slab_rows, panel);
     slab.weighted = weighted;
     slab.weight = carver.take<double>(weighted ? slab_rows : 0);
     slab.value = carver.take<double>(slab_rows);

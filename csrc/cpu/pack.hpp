@@ -1,0 +1,151 @@
+// Rows into the panels of a slab (slab.hpp): scaled, shifted, and summed by trees of eight rows on the way.
+//
+// Cost per entry: one load, a product, a difference and half an addition where they are wanted, one store.
+#pragma once
+
+#include "simd.hpp"
+#include "slab.hpp"
+
+namespace gradhess::cpu::GRADHESS_ISA {
+
+template <class T>
+inline constexpr int kPanel = Simd<T>::lanes < 4 ? 4 : Simd<T>::lanes;
+
+// The first `valid` entries of a row times `scale`, then `scale` itself where there is a unit column, then zeros.
+template <class V, class T>
+GRADHESS_INLINE V cut_row(V row, T scale, Index valid, bool unit) {
+    constexpr int lanes = sizeof(V) / sizeof(T);
+    V lane;
+    for (int v = 0; v < lanes; ++v) lane[v] = static_cast<T>(v);
+    const V end = broadcast(static_cast<T>(valid));
+    const V after = lane == end ? broadcast(unit ? scale : T(0)) : V{};
+    return lane < end ? row * broadcast(scale) : after;
+}
+
+// Where the sums of the eight rows go to which `row` belongs.
+template <class T>
+GRADHESS_INLINE T* tree_at(const Slab<T>& slab, Index row) {
+    return slab.trees + row / kTreeRows * slab.n_panels * kPanel<T>;
+}
+
+// What becomes of a row on its way into the slab: (x_i, 1 where `unit`) * factor[i] - shift; no factor and no shift
+// where they are null.
+template <class T>
+struct Packing {
+    const T* x = nullptr;
+    Index stride = 0;
+    Index readable = 0;  // entries that may be read from x on
+    Index features = 0;
+    bool unit = false;
+    const T* factor = nullptr;
+    const T* shift = nullptr;
+    const double* weight = nullptr;  // of each row in the tree sums; null for one
+};
+
+// The whole panels of eight rows, and their weighted sums where slab.trees is given: a tree in T, fewer than eight rows
+// filled up with zeros.
+template <bool SCALED, bool SHIFTED, class T>
+GRADHESS_INLINE void pack_eight(const Packing<T>& packing, Index i, Slab<T>& slab, Index row) {
+    using V = Vector<T>;
+    constexpr int panel = kPanel<T>;
+    constexpr int lanes = Simd<T>::lanes;
+    const Index whole = packing.features / panel;
+    const T* first = packing.x + i * packing.stride;
+    for (Index p = 0; p < whole; ++p) {
+        T* out = slab.panels + p * slab.panel_stride + row * panel;
+        for (int v = 0; v < panel; v += lanes) {
+            const T* in = first + p * panel + v;
+            const V by = SHIFTED ? load<V>(packing.shift + p * panel + v) : V{};
+            V entry[kTreeRows];
+#pragma GCC unroll 8
+            for (int r = 0; r < kTreeRows; ++r) {
+                entry[r] = load<V>(in + r * packing.stride);
+                if (SCALED) entry[r] *= broadcast(packing.factor[i + r]);
+                if (SHIFTED) entry[r] = rounded(entry[r]) - by;
+                store(out + r * panel + v, entry[r]);
+            }
+            if (!slab.trees) continue;
+            if (packing.weight) {
+                for (int r = 0; r < kTreeRows; ++r)
+                    entry[r] = rounded(entry[r] * broadcast(static_cast<T>(packing.weight[i + r])));
+            }
+            store(tree_at(slab, row) + p * panel + v,
+                  ((entry[0] + entry[1]) + (entry[2] + entry[3])) + ((entry[4] + entry[5]) + (entry[6] + entry[7])));
+        }
+    }
+}
+
+// Panels [begin, n_panels) of a few rows, entry by entry where a vector would pass the end of the rows.
+template <bool SCALED, bool SHIFTED, class T>
+inline void pack_rest(const Packing<T>& packing, Index i, Index count, Index begin, Slab<T>& slab, Index row) {
+    using V = Vector<T>;
+    constexpr int panel = kPanel<T>;
+    constexpr int lanes = Simd<T>::lanes;
+    const Index d = packing.features;
+    for (Index p = begin; p < slab.n_panels; ++p) {
+        T* out = slab.panels + p * slab.panel_stride + row * panel;
+        for (Index r = 0; r < count; ++r) {
+            const Index at = (i + r) * packing.stride + p * panel;
+            const T scale = SCALED ? packing.factor[i + r] : T(1);
+            if (packing.stride > 0 && at + panel <= packing.readable) {
+                for (int v = 0; v < panel; v += lanes)
+                    store(out + r * panel + v,
+                          cut_row(load<V>(packing.x + at + v), scale, d - p * panel - v, packing.unit));
+            } else {
+                for (int v = 0; v < panel; ++v) {
+                    const Index j = p * panel + v;
+                    out[r * panel + v] = j < d ? packing.x[at + v] * scale : (j == d && packing.unit ? scale : T(0));
+                }
+            }
+        }
+        for (int v = 0; v < panel; v += lanes) {
+            if (SHIFTED) {
+                const V by = load<V>(packing.shift + p * panel + v);
+                for (Index r = 0; r < count; ++r) store(out + r * panel + v, load<V>(out + r * panel + v) - by);
+            }
+            if (!slab.trees) continue;
+            V entry[kTreeRows] = {};
+            for (Index r = 0; r < count; ++r) {
+                entry[r] = load<V>(out + r * panel + v);
+                if (packing.weight) entry[r] = rounded(entry[r] * broadcast(static_cast<T>(packing.weight[i + r])));
+            }
+            store(tree_at(slab, row) + p * panel + v,
+                  ((entry[0] + entry[1]) + (entry[2] + entry[3])) + ((entry[4] + entry[5]) + (entry[6] + entry[7])));
+        }
+    }
+}
+
+// Packs `count` rows; the first becomes row `row0` of the slab, a multiple of kTreeRows where trees are wanted.
+template <bool SCALED, bool SHIFTED, class T>
+GRADHESS_INLINE void pack_as(const Packing<T>& packing, Index count, Slab<T>& slab, Index row0) {
+    const Index whole = packing.features / kPanel<T>;
+    Index i = 0;
+    for (; i + kTreeRows <= count; i += kTreeRows) {
+        pack_eight<SCALED, SHIFTED>(packing, i, slab, row0 + i);
+        if (whole < slab.n_panels) pack_rest<SCALED, SHIFTED>(packing, i, kTreeRows, whole, slab, row0 + i);
+    }
+    if (i < count) pack_rest<SCALED, SHIFTED>(packing, i, count - i, 0, slab, row0 + i);
+}
+
+template <class T>
+inline void pack_rows(const Packing<T>& packing, Index count, Slab<T>& slab, Index row0) {
+    if (packing.factor) {
+        packing.shift ? pack_as<true, true>(packing, count, slab, row0)
+                      : pack_as<true, false>(packing, count, slab, row0);
+    } else {
+        packing.shift ? pack_as<false, true>(packing, count, slab, row0)
+                      : pack_as<false, false>(packing, count, slab, row0);
+    }
+}
+
+// delta_i (x) x~_i, row-major over (output, feature), into `out`.
+template <class T>
+inline void outer_row(const T* x, Index d, bool unit, const T* factor, Index k, T* out) {
+    for (Index q = 0; q < k; ++q) {
+        const T scale = factor[q];
+        for (Index j = 0; j < d; ++j) *out++ = x[j] * scale;
+        if (unit) *out++ = scale;
+    }
+}
+
+}  // namespace gradhess::cpu::GRADHESS_ISA

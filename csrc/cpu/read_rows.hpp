@@ -1,0 +1,174 @@
+// Rows of any element type, byte order and strides, as contiguous rows of the compute type: in place where they are
+// that already, else gathered group by group.
+#pragma once
+
+#include <type_traits>
+
+#include "simd.hpp"
+#include "slab.hpp"
+
+namespace gradhess::cpu::GRADHESS_ISA {
+
+GRADHESS_INLINE float widen_half(std::uint16_t half) {
+    const std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000u) << 16;
+    const std::uint32_t rest = half & 0x7fffu;
+    std::uint32_t bits;
+    float value;
+    if (rest >= 0x7c00u) {  // infinity, NaN
+        bits = 0x7f800000u | (rest & 0x3ffu) << 13;
+    } else if (rest >= 0x400u) {
+        bits = (rest << 13) + 0x38000000u;
+    } else {  // subnormal: rest * 2^-24
+        value = static_cast<float>(rest) * 0x1p-24f;
+        __builtin_memcpy(&bits, &value, sizeof bits);
+    }
+    bits |= sign;
+    __builtin_memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+struct HalfBits {
+    std::uint16_t bits;
+};
+
+struct BrainFloatBits {
+    std::uint16_t bits;
+};
+
+template <class Source>
+GRADHESS_INLINE Source swap_bytes(Source value) {
+    unsigned char bytes[sizeof value];
+    unsigned char reversed[sizeof value];
+    __builtin_memcpy(bytes, &value, sizeof value);
+    for (std::size_t b = 0; b < sizeof value; ++b) reversed[b] = bytes[sizeof value - 1 - b];
+    __builtin_memcpy(&value, reversed, sizeof value);
+    return value;
+}
+
+template <class T, class Source>
+GRADHESS_INLINE T convert(Source value) {
+    return static_cast<T>(value);
+}
+
+template <class T>
+GRADHESS_INLINE T convert(HalfBits value) {
+    return static_cast<T>(widen_half(value.bits));
+}
+
+template <class T>
+GRADHESS_INLINE T convert(BrainFloatBits value) {
+    const std::uint32_t bits = static_cast<std::uint32_t>(value.bits) << 16;
+    float wide;
+    __builtin_memcpy(&wide, &bits, sizeof wide);
+    return static_cast<T>(wide);
+}
+
+// Entries that lie one after the other.
+template <class T, class Source>
+GRADHESS_INLINE void convert_row(const char* from, Index count, T* out) {
+    Index j = 0;
+#if GRADHESS_VECTOR_BYTES > 16  // where there is an instruction for it
+    if constexpr (std::is_same_v<Source, HalfBits> && sizeof(T) == 4) {
+        for (; j + Simd<T>::lanes <= count; j += Simd<T>::lanes) store(out + j, load_halves(from + 2 * j));
+    }
+#endif
+    for (; j < count; ++j) {
+        Source value;
+        __builtin_memcpy(&value, from + j * static_cast<Index>(sizeof value), sizeof value);
+        out[j] = convert<T>(value);
+    }
+}
+
+// Contiguous columns into rows, by way of square tiles that stay in the L1 cache: both memories are touched in pieces
+// of a cache line or more.
+template <class T, class Source>
+inline void transpose_columns(const char* columns, Index column_stride, Index count, Index d, T* out) {
+    constexpr Index side = 16;
+    alignas(64) T tile[side][side];
+    for (Index j0 = 0; j0 < d; j0 += side) {
+        const Index width = d - j0 < side ? d - j0 : side;
+        for (Index i0 = 0; i0 < count; i0 += side) {
+            const Index height = count - i0 < side ? count - i0 : side;
+            for (Index j = 0; j < width; ++j)
+                convert_row<T, Source>(columns + (j0 + j) * column_stride + i0 * static_cast<Index>(sizeof(Source)),
+                                       height, tile[j]);
+            for (Index i = 0; i < height; ++i)
+                for (Index j = 0; j < width; ++j) out[(i0 + i) * d + j0 + j] = tile[j][i];
+        }
+    }
+}
+
+template <class T, class Source>
+inline void gather_as(const Rows& rows, Index first, Index count, T* out) {
+    const Index d = rows.features;
+    const char* base = static_cast<const char*>(rows.data);
+    const auto element = [&](Index i, Index j) {
+        Source value;  // memcpy: the source need not be aligned
+        __builtin_memcpy(&value, base + (first + i) * rows.row_stride + j * rows.column_stride, sizeof value);
+        return convert<T>(rows.swapped ? swap_bytes(value) : value);
+    };
+    if (rows.column_stride == sizeof(Source) && !rows.swapped) {
+        for (Index i = 0; i < count; ++i) convert_row<T, Source>(base + (first + i) * rows.row_stride, d, out + i * d);
+        return;
+    }
+    // Columns outside where they are the contiguous direction, so that each cache line is read once.
+    const Index row_step = rows.row_stride < 0 ? -rows.row_stride : rows.row_stride;
+    const Index column_step = rows.column_stride < 0 ? -rows.column_stride : rows.column_stride;
+    if (column_step > row_step) {
+        if (rows.row_stride == sizeof(Source) && !rows.swapped) {
+            transpose_columns<T, Source>(base + first * rows.row_stride, rows.column_stride, count, d, out);
+            return;
+        }
+        for (Index j = 0; j < d; ++j)
+            for (Index i = 0; i < count; ++i) out[i * d + j] = element(i, j);
+    } else {
+        for (Index i = 0; i < count; ++i)
+            for (Index j = 0; j < d; ++j) out[i * d + j] = element(i, j);
+    }
+}
+
+template <class T>
+inline void gather(const Rows& rows, Index first, Index count, T* out) {
+    switch (rows.dtype) {
+        case DType::f64: return gather_as<T, double>(rows, first, count, out);
+        case DType::f32: return gather_as<T, float>(rows, first, count, out);
+        case DType::f16: return gather_as<T, HalfBits>(rows, first, count, out);
+        case DType::bf16: return gather_as<T, BrainFloatBits>(rows, first, count, out);
+        case DType::i8: return gather_as<T, std::int8_t>(rows, first, count, out);
+        case DType::i16: return gather_as<T, std::int16_t>(rows, first, count, out);
+        case DType::i32: return gather_as<T, std::int32_t>(rows, first, count, out);
+        case DType::i64: return gather_as<T, std::int64_t>(rows, first, count, out);
+        case DType::u8:
+        case DType::boolean: return gather_as<T, std::uint8_t>(rows, first, count, out);
+        case DType::u16: return gather_as<T, std::uint16_t>(rows, first, count, out);
+        case DType::u32: return gather_as<T, std::uint32_t>(rows, first, count, out);
+        case DType::u64: return gather_as<T, std::uint64_t>(rows, first, count, out);
+    }
+}
+
+template <class T>
+inline bool reads_in_place(const Rows& rows) {
+    constexpr Index size = sizeof(T);
+    const DType same = size == 8 ? DType::f64 : DType::f32;
+    return rows.dtype == same && !rows.swapped && (rows.column_stride == size || rows.features == 1) &&
+           rows.row_stride % size == 0 && reinterpret_cast<std::uintptr_t>(rows.data) % size == 0;
+}
+
+// A group of rows as row-major T: in place where X already is that, else gathered.
+template <class T>
+struct RowView {
+    const T* data;
+    Index stride;
+};
+
+template <class T>
+GRADHESS_INLINE RowView<T> view_rows(const Rows& rows, Index first, Index count, RowScratch<T>& scratch) {
+    if (reads_in_place<T>(rows)) {
+        const Index stride = rows.row_stride / static_cast<Index>(sizeof(T));
+        return {static_cast<const T*>(rows.data) + first * stride, stride};
+    }
+    gather(rows, first, count, scratch.gathered);
+    return {scratch.gathered, rows.features};
+}
+
+}  // namespace gradhess::cpu::GRADHESS_ISA
