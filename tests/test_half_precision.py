@@ -85,6 +85,20 @@ def test_sums_over_groups(backend, dtype):
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("backend", ["cpu", "numba", "reference"])
+@pytest.mark.parametrize("shape", [(300, 7), (40, 5, 7)], ids=["rows", "sequences"])
+def test_layers(backend, dtype, shape):
+    A, errors = halves(shape[0], int(np.prod(shape[1:])), dtype).reshape(shape), halves(4, 3, dtype)
+    errors = np.broadcast_to(errors[0], (*shape[:-1], 3)).copy()
+    narrow = gh.layer_gradients(A, errors, bias=True)
+    wide = gh.layer_gradients(A.astype(np.float32), errors.astype(np.float32), bias=True)
+    assert narrow.dtype == wide.dtype == np.float32
+    with gh.use_backend(backend):
+        np.testing.assert_array_equal(narrow.gram(), wide.gram())
+        np.testing.assert_array_equal(narrow.norms(), wide.norms())
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_values_that_are_not_finite(dtype):
     X = halves(40, 5, dtype)
     X[13, 2] = np.inf

@@ -23,7 +23,7 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from gradhess._backends.protocol import AnyArray, Float64Array, Rows
+from gradhess._backends.protocol import FLOAT32, FLOAT64, AnyArray, Float64Array, Rows, is_narrow
 from gradhess._backends.structured_rows import PAIR_ROWS, StructuredRows, formed_pair_rows
 
 SHORT_SUM: Final = 256
@@ -59,8 +59,8 @@ class OuterRows(StructuredRows):
 
     @property
     def compute_dtype(self) -> np.dtype[Any]:
-        narrow = all(array.dtype.kind == "f" and array.dtype.itemsize <= 4 for array in (self.X, self.errors))
-        return np.dtype(np.float32 if narrow else np.float64)
+        """float32 where activations and errors both are float32 (or narrower floating), else float64."""
+        return FLOAT32 if is_narrow(self.X.dtype) and is_narrow(self.errors.dtype) else FLOAT64
 
     def take(self, which: Any) -> Rows:
         mask = None if self.mask is None else self.mask[which]

@@ -25,6 +25,11 @@ FLOAT32: Final = np.dtype(np.float32)
 FLOAT64: Final = np.dtype(np.float64)
 
 
+def is_narrow(dtype: np.dtype[Any]) -> bool:
+    """Whether rows of that type are computed in float32: float32, float16 and bfloat16 (whose kind is V)."""
+    return dtype.kind in "fV" and dtype.itemsize <= 4
+
+
 @dataclass(frozen=True, slots=True)
 class LossSpec:
     """A per-sample loss as the backends know it: a name, at most one parameter, or three scalar functions.
@@ -92,8 +97,7 @@ class Rows:
     @property
     def compute_dtype(self) -> np.dtype[Any]:
         """float32 where ``X`` is float32 (or narrower floating), else float64."""
-        dtype = self.X.dtype
-        return FLOAT32 if dtype.kind in "fV" and dtype.itemsize <= 4 else FLOAT64  # V: bfloat16
+        return FLOAT32 if is_narrow(self.X.dtype) else FLOAT64
 
     def slice(self, start: int, stop: int) -> Rows:
         """Rows ``start`` to ``stop`` as views."""
