@@ -126,17 +126,29 @@ inline void multiply_tile(const Slab<T>& slab, const T* strip, const Target<Scat
         const Index c = column + v * lanes;
         columns[v] = slab.panels + c / panel * slab.panel_stride + c % panel;
     }
-    if (!target.padded) {  // the caller's matrix, which may be far away; it is needed after the loop
-        constexpr int line_entries = kCacheLine / sizeof(Scatter);
+    constexpr int line_entries = kCacheLine / static_cast<int>(sizeof(Scatter));
+    constexpr int lines = (Sums::columns + line_entries - 1) / line_entries;  // of a row of the tile
+    Scatter* const corner = target.data + row * target.stride + column;
+    const bool far = !target.padded;  // the caller's matrix, not in cache; it is needed after the loop
+    if (far) {
         for (int m = 0; m < ROWS; ++m)
-            for (int c = 0; c < Sums::columns; c += line_entries)
-                __builtin_prefetch(target.data + (row + m) * target.stride + column + c, 1, 3);
+            for (int c = 0; c < lines; ++c) __builtin_prefetch(corner + m * target.stride + c * line_entries, 1, 2);
     }
     Sums sum;
     const Index rows = slab.rows;
-    for (Index r = 0; r < rows; ++r) {
+    const Index early = far && rows > ROWS * lines ? rows - ROWS * lines : rows;
+    Index r = 0;
+    for (; r < early; ++r) {
         __builtin_prefetch(ahead + r * kCacheLine, 0, 2);
         sum.add_products(strip + r * panel, columns, r * panel);
+    }
+    if (r < rows) {  // what the first loop drove out of the nearest cache is called back line by line
+        for (int m = 0; m < ROWS; ++m) {
+            for (int c = 0; c < lines; ++c, ++r) {
+                __builtin_prefetch(corner + m * target.stride + c * line_entries, 1, 3);
+                sum.add_products(strip + r * panel, columns, r * panel);
+            }
+        }
     }
     sum.add(target, row, column);
 }

@@ -55,27 +55,28 @@ void merge(Moments& moments, const Moments& other) {
 
 template <class Scatter>
 void symmetrize(const Scatter* lower, Index n, double scale, Scatter* out, int threads) {
-    // Tiles as wide as a cache line: the mirror image is written line by line, and at a row length that is a power of
-    // two its few lines still fit a cache set.
-    constexpr Index tile = 64 / sizeof(Scatter);
+    // A tile is read row by row and turned around in a buffer, so that its mirror image is written in rows of a few
+    // lines: at a row length that is a power of two, single lines of many rows would fall into one cache set.
+    constexpr Index tile = 256 / sizeof(Scatter);
     const Index strips = (n + tile - 1) / tile;
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 8) if (threads > 1 && n > 512)
+    const bool keep = out == lower && scale == 1.0;  // the lower triangle is there already
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 2) if (threads > 1 && n > 512)
     for (Index strip = strips - 1; strip >= 0; --strip) {
         const Index i_begin = strip * tile;
         const Index i_end = std::min(n, i_begin + tile);
         for (Index j_begin = 0; j_begin < i_end; j_begin += tile) {
-            Scatter values[tile][tile] = {};
+            Scatter turned[tile][tile + 1];  // one entry more, so that a column is not in one cache set either
             for (Index i = i_begin; i < i_end; ++i) {
                 const Index j_end = std::min(i + 1, j_begin + tile);
                 for (Index j = j_begin; j < j_end; ++j) {
                     const Scatter value = static_cast<Scatter>(lower[i * n + j] * scale);
-                    out[i * n + j] = value;
-                    values[j - j_begin][i - i_begin] = value;
+                    if (!keep) out[i * n + j] = value;
+                    turned[j - j_begin][i - i_begin] = value;
                 }
             }
             for (Index j = j_begin; j < std::min(i_end, j_begin + tile); ++j)
                 for (Index i = std::max(i_begin, j + 1); i < i_end; ++i)
-                    out[j * n + i] = values[j - j_begin][i - i_begin];
+                    out[j * n + i] = turned[j - j_begin][i - i_begin];
         }
     }
 }
