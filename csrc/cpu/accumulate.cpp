@@ -131,7 +131,9 @@ class Accumulation {
 
     void run_own_blocks(int threads) {
         const Index bytes = std::max<Index>(1, scatter_entries(padded_) * static_cast<Index>(sizeof(Scatter)));
-        const Index per_thread = std::clamp<Index>(tuning::kBlockBufferBytes / bytes, 1, 64);
+        const Index per_thread = std::min(
+            std::clamp(tuning::kBlockBufferBytes / bytes, tuning::kBlockBuffersWanted, tuning::kBlockBuffersMax),
+            std::max<Index>(1, tuning::kBlockBufferBytesMax / bytes));
         const Index round = std::min(n_blocks_, per_thread * threads);
         std::vector<Work> works(static_cast<std::size_t>(threads));
         std::vector<RowScratch<T>> scratch(works.size());
@@ -223,10 +225,19 @@ class Accumulation {
     void start_block(Block& block, Index b) const {
         std::fill_n(block.shift, padded_, 0.0);
         std::fill_n(block.sum, padded_, 0.0);
-        std::fill_n(block.scatter, scatter_entries(padded_), Scatter(0));
+        clear_scatter(block.scatter);
         block.weight = block.weight_squares = block.loss = 0.0;
         block.rows = 0;
         if (b == 0 && open_rows_ > 0) load_open(block);
+    }
+
+    // Zeros on and below the diagonal; what tiles write above it is rubbish anyway.
+    void clear_scatter(Scatter* scatter) const {
+        if (!buffered_ || moments_.structure != Structure::full) {
+            std::fill_n(scatter, scatter_entries(padded_), Scatter(0));
+            return;
+        }
+        for (Index i = 0; i < padded_; ++i) std::fill_n(scatter + i * padded_, i + 1, Scatter(0));
     }
 
     // Sums block b. False where the team is to stop.

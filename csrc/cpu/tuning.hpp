@@ -32,9 +32,12 @@ inline constexpr Index kTeamMinWork = 400'000;
 // How far ahead of the rows being read the next ones are asked for.
 inline constexpr Index kPrefetchBytes = 16384;
 
-// A thread's share of the buffers in which finished blocks wait to be added to the total: threads meet once for as
-// many blocks as fit.
+// Buffers of a thread in which finished blocks wait to be added to the total: threads meet once for as many blocks as
+// fit, and rarely enough that one that was put aside for a moment does not hold the others up.
 inline constexpr Index kBlockBufferBytes = 512 * 1024;
+inline constexpr Index kBlockBuffersWanted = 4;  // even where they are larger, up to
+inline constexpr Index kBlockBufferBytesMax = 2048 * 1024;
+inline constexpr Index kBlockBuffersMax = 64;
 
 // Rows per job of the row-wise operations (norms, products with vectors, the scan for values that are not finite).
 inline constexpr Index kRowJob = 4096;
