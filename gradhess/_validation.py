@@ -13,7 +13,7 @@ import numpy as np
 from gradhess import losses
 from gradhess._arrays import as_numpy, first_false
 from gradhess._backends.outer_rows import OuterRows
-from gradhess._backends.protocol import FLOAT64, AnyArray, Float64Array, Rows
+from gradhess._backends.protocol import FLOAT32, FLOAT64, AnyArray, Float64Array, Rows
 from gradhess.errors import InputError, InputTypeError
 from gradhess.losses import Loss
 
@@ -126,8 +126,10 @@ def _as_float64(array: AnyArray) -> Float64Array:
 def labels_per_row(value: Any, n_rows: int, shape: tuple[int, ...]) -> AnyArray:
     """(n,) contiguous labels: float32 as they are, since backends widen them on the way; all others float64."""
     array = as_numpy(value, "y")
-    if array.dtype == np.float32 and array.shape == (n_rows,):
-        return np.require(array, requirements=["C", "A"])
+    # Sizes first: two types are not compared quickly.
+    if array.dtype.itemsize == FLOAT32.itemsize and array.dtype == FLOAT32 and array.shape == (n_rows,):
+        flags = array.flags
+        return array if flags.c_contiguous and flags.aligned else np.require(array, requirements=["C", "A"])
     return per_row(array, "y", n_rows, shape)
 
 
