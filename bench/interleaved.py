@@ -2,7 +2,8 @@
 
 A: NumPy's ``r = X@w - y; G = X*r[:, None]; G.T@G`` over gradhess.
 B: BLAS ``syrk`` on X alone, which does less work, over gradhess.
-C: the floor max(FLOP / FMA peak, bytes / read bandwidth) over gradhess, both limits probed in the same run.
+C: the floor max(FLOP / FMA peak, bytes / read bandwidth) over gradhess, in rounds of gradhess and the two probes.
+C beside BLAS: the same in the rounds of A and B, where BLAS leaves its threads waiting busily and its data in cache.
 
     python bench/interleaved.py [--rounds N] [--shape NxD ...] [--dtype TYPE ...] [--backend cpu] [--output FILE]
 """
@@ -27,42 +28,44 @@ def measure(problem: Problem, backend: str, rounds: int) -> dict[str, Any]:
     problem.check_plain(syrk_alone(problem).T)
 
     limits = machine.Limits(problem.dtype)
-    times = timing.interleaved(
-        {
-            "gradhess": lambda: our_job(problem),
-            "numpy": lambda: numpy_job(problem),
-            "syrk": lambda: syrk_alone(problem),
-        },
-        rounds,
-        after_round=limits,
-    )
+    jobs = {
+        "gradhess": lambda: our_job(problem),
+        "numpy": lambda: numpy_job(problem),
+        "syrk": lambda: syrk_alone(problem),
+    }
+    alone = timing.interleaved({"gradhess": jobs["gradhess"]}, rounds, after_round=limits)["gradhess"]
+    times = timing.interleaved(jobs, rounds, after_round=limits)
     row: dict[str, Any] = {"n": problem.n, "d": problem.d, "dtype": problem.dtype, "rounds": rounds}
+    row["alone_ms"] = statistics.median(alone) * 1e3
     for name, values in times.items():
         row[f"{name}_ms"] = statistics.median(values) * 1e3
     for letter, other in (("A", "numpy"), ("B", "syrk")):
         row[letter], *row[f"{letter}_band"] = timing.ratios(times, other, "gradhess")
-    median = statistics.median(times["gradhess"])
+    median = statistics.median(alone)
     row["GFLOP/s"] = problem.gram_flop / median * 1e-9
     row["GB/s"] = problem.bytes / median * 1e-9
     floor = limits.floor(problem.gram_flop, problem.bytes)
     if floor is not None:
         row["peak_GFLOP/s"], row["read_GB/s"] = limits.peak, limits.bandwidth
         row["floor_ms"], row["C"] = floor * 1e3, floor / median
+        row["C_beside_blas"] = floor / statistics.median(times["gradhess"])
     return row
 
 
 HEADER = (
-    "        n x d       dtype      ms   numpy    syrk   floor |      A (quartiles)        B (quartiles)     C"
-    "   GFLOP/s   GB/s"
+    "        n x d       dtype   alone      ms   numpy    syrk   floor |      A (quartiles)        B (quartiles)"
+    "     C  beside BLAS   GFLOP/s   GB/s"
 )
 
 
 def line(row: dict[str, Any]) -> str:
     a, b = (timing.Band(row[letter], *row[f"{letter}_band"]) for letter in "AB")
-    floor, share = (f"{row['floor_ms']:7.1f}", f"{row['C']:5.2f}") if "C" in row else ("      -", "    -")
+    floor, share = "      -", "    -            -"
+    if "C" in row:
+        floor, share = f"{row['floor_ms']:7.1f}", f"{row['C']:5.2f}{row['C_beside_blas']:13.2f}"
     return (
-        f"{row['n']:>9} x {row['d']:<5}{row['dtype']:>8}{row['gradhess_ms']:8.1f}{row['numpy_ms']:8.1f}"
-        f"{row['syrk_ms']:8.1f} {floor} | {a} {b} {share}{row['GFLOP/s']:10.1f}{row['GB/s']:7.1f}"
+        f"{row['n']:>9} x {row['d']:<5}{row['dtype']:>8}{row['alone_ms']:8.1f}{row['gradhess_ms']:8.1f}"
+        f"{row['numpy_ms']:8.1f}{row['syrk_ms']:8.1f} {floor} | {a} {b} {share}{row['GFLOP/s']:10.1f}{row['GB/s']:7.1f}"
     )
 
 
