@@ -25,10 +25,11 @@ def _bfloat16() -> np.dtype[Any]:
         import ml_dtypes
     except ImportError:
         return np.dtype([("no ml_dtypes", "V2")])
-    return np.dtype(ml_dtypes.bfloat16)
+    found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return found
 
 
-BFLOAT16: Final = _bfloat16()
+BFLOAT16: Final[np.dtype[Any]] = _bfloat16()
 DEVICE_TYPES_ON_HOST: Final = (
     1,
     3,
