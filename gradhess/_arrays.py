@@ -128,7 +128,7 @@ def _check_tensor(value: Any, name: str) -> None:
         raise InputTypeError(f"{name} is a tensor that requires grad; pass {name}.detach()")
     if value.device.type != "cpu":
         raise BackendError(
-            f"{name} is on the device {value.device}, and this release computes on the CPU only; copy it to the host"
+            f"{name} is on the device {value.device}, and here arrays of the CPU only can be used; copy it to the host"
         )
     if str(value.layout) != "torch.strided":
         raise InputTypeError(f"{name} is a tensor of layout {value.layout}; pass {name}.to_dense()")
@@ -149,7 +149,7 @@ def _from_dlpack(value: Any, name: str) -> AnyArray:
 
 
 def _no_gpu(name: str) -> str:
-    return f"{name} is on a GPU, and this release computes on the CPU only; copy it to the host first"
+    return f"{name} is on a GPU, and what it goes with is on the host: bring them to one device"
 
 
 def _why_not_dtype(dtype: np.dtype[Any], value: Any, name: str) -> str:
