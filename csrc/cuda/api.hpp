@@ -4,19 +4,13 @@
 #include <cstdint>
 #include <string>
 
+#include "status.hpp"
+
 namespace gradhess::cuda {
 
 using Index = std::int64_t;
 
 enum class DType : int { f64, f32 };
-
-// A cudaError_t and its text; code 0 is success.
-struct Status {
-    int code = 0;
-    std::string reason;
-
-    bool ok() const { return code == 0; }
-};
 
 // Rows of data in device memory: row i starts at data + i * row_stride, counted in elements.
 struct Rows {

@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(kThreads* kThreads) weighted_gram_kernel(const
 
 Status status_of(cudaError_t error) {
     if (error == cudaSuccess) return {};
-    return {static_cast<int>(error), cudaGetErrorString(error)};
+    return {static_cast<int>(error), cudaGetErrorString(error), __FILE__, __LINE__};
 }
 
 template <class T>
