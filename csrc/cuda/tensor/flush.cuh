@@ -1,0 +1,126 @@
+// The way of a tile's float32 sums into float64 C, shared by the kernels that compute them.
+#pragma once
+
+#include <cstring>
+
+#include "../device/platform.cuh"
+#include "work.hpp"
+
+namespace gradhess::cuda::tensor {
+
+constexpr Index kTileEntries = Index{kTensorTile} * kTensorTile;
+
+// 2^exponent, exactly, for -1022 <= exponent <= 1023: exponents of columns are those of float32 numbers.
+GRADHESS_DEVICE double power_of_two(int exponent) {
+    const auto bits = static_cast<long long>(exponent + 1023) << 52;
+#if defined(__CUDA_ARCH__)
+    return __longlong_as_double(bits);
+#else
+    double value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+#endif
+}
+
+GRADHESS_DEVICE int exponent_at(const Operand& operand, Index column) {
+    return operand.exponents ? operand.exponents[column] : 0;
+}
+
+// The same number, of which the compiler knows nothing: what is computed from it is computed where it is needed, and
+// takes no registers in the loops before.
+GRADHESS_DEVICE Index unknown(Index number) {
+#if defined(__CUDA_ARCH__)
+    asm volatile("" : "+l"(number));
+#endif
+    return number;
+}
+
+// Adds four pairs of sums of one row to C, or keeps them for add_partial_sums: pair i is of columns
+// column + 8 i and column + 8 i + 1, as accumulators of tensor cores have them. All loads come before all stores, so
+// that a row waits for memory once.
+constexpr int kFlushPairs = 4;
+
+GRADHESS_DEVICE void flush_row(const UpdateJob& job, const TileWork& work, int row, int column,
+                               const float (&sums)[kFlushPairs][2]) {
+    if (work.segment >= 0) {
+        float* kept = job.partial + (work.segment * job.tiles + work.tile) * kTileEntries + row * kTensorTile + column;
+#pragma unroll
+        for (int i = 0; i < kFlushPairs; ++i) {
+            kept[8 * i] = sums[i][0];
+            kept[8 * i + 1] = sums[i][1];
+        }
+        return;
+    }
+    if (row >= work.valid_rows) return;
+    // Entries above the diagonal of C belong to others.
+    const int end = work.diagonal && row + 1 < work.valid_columns ? row + 1 : work.valid_columns;
+    double* entries = job.gram + (work.gram_row + row) * job.gram_pitch + work.gram_column;
+    const int exponent = exponent_at(job.left, work.left_column + row);
+    double before[kFlushPairs][2];
+#pragma unroll
+    for (int i = 0; i < 2 * kFlushPairs; ++i) {
+        const int at = column + i / 2 * 8 + i % 2;
+        before[i / 2][i % 2] = at < end ? entries[at] : 0.0;
+    }
+#pragma unroll
+    for (int i = 0; i < 2 * kFlushPairs; ++i) {
+        const int at = column + i / 2 * 8 + i % 2;
+        if (at >= end) continue;
+        const int e = exponent + exponent_at(job.right, work.right_column + at);
+        entries[at] = before[i / 2][i % 2] + static_cast<double>(sums[i / 2][i % 2]) * power_of_two(-e);
+    }
+}
+
+// C += the sums of all segments, in the order of their rows: what one thread block would have added one by one.
+// One block of 256 threads for each tile.
+constexpr int kAddThreads = 256;
+
+__global__ void __launch_bounds__(kAddThreads) add_partial_sums(UpdateJob job) {
+    UpdateJob direct = job;
+    direct.partial = nullptr;
+    const TileWork work = work_of(direct, static_cast<Index>(blockIdx.x));
+    // As a warp holds them: four neighbours of a row, 8 lanes for each row.
+    for (int item = device::thread_number(); item < kTensorTile * kTensorTile / 8; item += kAddThreads) {
+        const int row = item / (kTensorTile / 8);
+        const int column = item % (kTensorTile / 8) / 4 * 32 + item % 4 * 2;
+        for (Index segment = 0; segment < job.segments; ++segment) {
+            const float* kept =
+                job.partial + (segment * job.tiles + work.tile) * kTileEntries + row * kTensorTile + column;
+            float sums[kFlushPairs][2];
+#pragma unroll
+            for (int i = 0; i < kFlushPairs; ++i) {
+                sums[i][0] = kept[8 * i];
+                sums[i][1] = kept[8 * i + 1];
+            }
+            flush_row(direct, work, row, column, sums);
+        }
+    }
+}
+
+// Copies what the updates computed to the entries that are equal by symmetry: inside each block of `columns` columns,
+// and from blocks below the diagonal to those above it. One thread for each entry on or above the diagonal of a block,
+// 32 x 8 entries in a thread block of 256.
+constexpr int kMirrorRows = 8;
+constexpr int kMirrorColumns = 32;
+
+__global__ void __launch_bounds__(kMirrorRows* kMirrorColumns)
+    mirror_kernel(double* gram, Index gram_pitch, Index columns, Index blocks) {
+    const Index across = (columns + kMirrorColumns - 1) / kMirrorColumns;
+    const Index down = (columns + kMirrorRows - 1) / kMirrorRows;
+    const Index items = across * down * triangle_tiles(blocks);
+    for (Index item = blockIdx.x; item < items; item += gridDim.x) {
+        const TilePosition pair = tile_position(item / (across * down));
+        const Index place = item % (across * down);
+        const Index i = place / across * kMirrorRows + device::thread_number() / kMirrorColumns;
+        const Index j = place % across * kMirrorColumns + device::thread_number() % kMirrorColumns;
+        if (i >= columns || j > i) continue;
+        const Index p = pair.row * columns;
+        const Index q = pair.column * columns;
+        const double value = gram[(p + i) * gram_pitch + q + j];
+        gram[(p + j) * gram_pitch + q + i] = value;
+        gram[(q + j) * gram_pitch + p + i] = value;
+        gram[(q + i) * gram_pitch + p + j] = value;
+    }
+}
+
+}  // namespace gradhess::cuda::tensor

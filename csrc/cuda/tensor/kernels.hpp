@@ -1,0 +1,13 @@
+// The launches that update.cu chooses from; each is compiled in a file of its own.
+#pragma once
+
+#include "../status.hpp"
+#include "work.hpp"
+
+namespace gradhess::cuda::tensor {
+
+Status launch_mma(Scheme scheme, const UpdateJob& job, Index grid, void* stream);
+Status launch_add_partial_sums(const UpdateJob& job, void* stream);
+Status launch_mirror(double* gram, Index gram_pitch, Index columns, Index blocks, Index grid, void* stream);
+
+}  // namespace gradhess::cuda::tensor
