@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensor_core_model as model
 
-KERNELS = ["mma"]
+KERNELS = ["mma", "wgmma"]
 
 
 @functools.cache

@@ -3,9 +3,12 @@
 #include <pybind11/pybind11.h>
 
 #include "../../csrc/bindings/cuda_tensor.cpp"
+#include "../../csrc/cuda/tensor/finish.cu"
 #include "../../csrc/cuda/tensor/split.cu"
+#include "../../csrc/cuda/tensor/tensor_map.cu"
 #include "../../csrc/cuda/tensor/update.cu"
 #include "../../csrc/cuda/tensor/update_mma.cu"
+#include "../../csrc/cuda/tensor/update_wgmma.cu"
 #include "tensor_maps.hpp"
 
 PYBIND11_MODULE(_emulated_tensor, module) {

@@ -8,7 +8,7 @@
 
 #include "../device/number_types.cuh"
 #include "../device/platform.cuh"
-#include "unrolled.hpp"
+#include "unrolled.cuh"
 
 namespace gradhess::cuda::tensor {
 

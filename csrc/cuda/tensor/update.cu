@@ -46,7 +46,10 @@ Status update(const Update& update, void* workspace, void* stream) {
     job.partial = few ? static_cast<float*>(workspace) : nullptr;
 
     const Index most = update.grid > 0 ? update.grid : kMostGrid;
-    const Status status = launch_mma(update.scheme, job, at_most(items_of(job), most), stream);
+    const Index grid = at_most(items_of(job), most);
+    const bool wgmma = update.kernel == Kernel::wgmma || (update.kernel == Kernel::automatic && has_wgmma());
+    const Status status =
+        wgmma ? launch_wgmma(update.scheme, job, grid, stream) : launch_mma(update.scheme, job, grid, stream);
     if (!status.ok() || !job.partial) return status;
     return launch_add_partial_sums(job, stream);
 }

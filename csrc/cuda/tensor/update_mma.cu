@@ -21,27 +21,13 @@ Status launch_mma(Scheme scheme, const UpdateJob& job, Index grid, void* stream)
     shape.threads = kMmaThreads;
     shape.stream = stream;
     Status status;
-    unrolled<0, kSchemes>([&](auto number) {
+    first_true<0, kSchemes>([&](auto number) {
         constexpr int value = decltype(number)::value;
-        if (static_cast<int>(scheme) == value) status = launch_scheme<value>(job, shape);
+        if (static_cast<int>(scheme) != value) return false;
+        status = launch_scheme<value>(job, shape);
+        return true;
     });
     return status;
-}
-
-Status launch_add_partial_sums(const UpdateJob& job, void* stream) {
-    device::LaunchShape shape;
-    shape.grid = dim3(static_cast<unsigned>(job.tiles));
-    shape.threads = kAddThreads;
-    shape.stream = stream;
-    return device::launch(shape, add_partial_sums, job);
-}
-
-Status launch_mirror(double* gram, Index gram_pitch, Index columns, Index blocks, Index grid, void* stream) {
-    device::LaunchShape shape;
-    shape.grid = dim3(static_cast<unsigned>(grid));
-    shape.threads = kMirrorRows * kMirrorColumns;
-    shape.stream = stream;
-    return device::launch(shape, mirror_kernel, gram, gram_pitch, columns, blocks);
 }
 
 }  // namespace gradhess::cuda::tensor

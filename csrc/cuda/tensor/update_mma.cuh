@@ -19,7 +19,7 @@
 #include "../device/mma.cuh"
 #include "flush.cuh"
 #include "maps.hpp"
-#include "unrolled.hpp"
+#include "unrolled.cuh"
 
 namespace gradhess::cuda::tensor {
 
