@@ -35,11 +35,6 @@ Status launch(const LaunchShape& shape, void (*kernel)(Parameters...), const Arg
     return {};
 }
 
-inline Status fill_zero(void* pointer, std::size_t bytes, void* /*stream*/) {
-    std::memset(pointer, 0, bytes);
-    return {};
-}
-
 #else
 
 inline Status status_of(cudaError_t error, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
@@ -74,10 +69,6 @@ Status launch(const LaunchShape& shape, void (*kernel)(Parameters...), const Arg
     const cudaError_t error = cudaLaunchKernelEx(&config, kernel, arguments...);
     if (error != cudaSuccess) cudaGetLastError();
     return status_of(error, shape.file, shape.line);
-}
-
-inline Status fill_zero(void* pointer, std::size_t bytes, void* stream) {
-    return status_of(cudaMemsetAsync(pointer, 0, bytes, static_cast<cudaStream_t>(stream)));
 }
 
 #endif

@@ -100,4 +100,13 @@ GRADHESS_DEVICE double to_double(float value) { return static_cast<double>(value
 GRADHESS_DEVICE double to_double(Half value) { return static_cast<double>(to_float(value)); }
 GRADHESS_DEVICE double to_double(BFloat16 value) { return static_cast<double>(to_float(value)); }
 
+template <class T, class Source>
+GRADHESS_DEVICE T convert(Source value) {
+    if constexpr (sizeof(T) == 8) {
+        return to_double(value);
+    } else {
+        return to_float(value);
+    }
+}
+
 }  // namespace gradhess::cuda::device

@@ -1,0 +1,1 @@
+"""The GPU backend from CuPy and cuBLAS."""
