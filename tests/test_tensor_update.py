@@ -8,7 +8,9 @@ import emulated_tensor as emulated
 import numpy as np
 import pytest
 import tensor_core_model as model
+from emulated_cuda import Guarded, why_not
 
+pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 KERNELS = ["mma", "wgmma"]
 
 
@@ -65,25 +67,23 @@ def test_exponents_bring_columns_into_the_range_of_float16():
     y[:, 5] *= np.float32(2.0**60)
     y[:, 6] *= np.float32(1e-30)
     factors = np.random.default_rng(0).standard_normal(700)
-    exponents = emulated.Guarded((9,), np.int32)
+    exponents = Guarded((9,), np.int32)
     needed = module.tensor_column_exponents_workspace(700, 9)
-    memory = emulated.Guarded((needed // 4,), np.float32)
-    emulated.require(
-        module.tensor_column_exponents(
-            data=y.ctypes.data,
-            dtype="float32",
-            rows=700,
-            columns=9,
-            row_stride=9,
-            factors=factors.ctypes.data,
-            exponents=exponents.address,
-            largest=14,
-            workspace=memory.address,
-            stream=0,
-        )
+    memory = Guarded((needed // 4,), np.float32)
+    module.tensor_column_exponents(
+        data=y.ctypes.data,
+        dtype="float32",
+        rows=700,
+        columns=9,
+        row_stride=9,
+        factors=factors.ctypes.data,
+        exponents=exponents.address,
+        largest=14,
+        workspace=memory.address,
+        stream=0,
     )
-    exponents.check()
-    memory.check()
+    assert exponents.intact()
+    assert memory.intact()
     scaled = (factors[:, None] * y.astype(np.float64)).astype(np.float32)
     assert (exponents.array == model.column_exponents(scaled)).all()
     planes = emulated.Planes(y, 2, True, exponents=exponents.array, factors=factors)
@@ -153,6 +153,15 @@ def test_sums_are_added_to_what_is_there(kernel):
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
+def test_sums_may_be_float32(kernel):
+    y = rows(70, 20)
+    start = np.random.default_rng(2).standard_normal((20, 20)).astype(np.float32)
+    got = square("bf16x6", y, gram=start, kernel=kernel, dtype=np.float32)
+    expected = (start.astype(np.float64) + model.update(y, y, "bf16x6", kernel)).astype(np.float32)
+    assert (np.tril(got) == np.tril(expected)).all()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("seed", [1, 2, 3, 4])
 def test_any_schedule_of_threads_and_copies_gives_the_same_bits(seed, kernel):
     """Stages are reused, tiles follow each other in one thread block, and copies land late."""
@@ -162,7 +171,7 @@ def test_any_schedule_of_threads_and_copies_gives_the_same_bits(seed, kernel):
 
 
 # One plane keeps the emulator fast where there must be many rows.
-LONG = 2 * model.FLUSH_ROWS + 77
+LONG = model.FLUSH_ROWS + 77
 
 
 @functools.cache
@@ -187,7 +196,7 @@ def test_segments_side_by_side_are_the_same_bits(kernel):
 def test_chunks_that_end_with_a_segment_are_the_same_bits(kernel):
     y, expected = long_result(kernel)
     planes = planes_of(y, "bf16")
-    chunks = [0, model.FLUSH_ROWS, 2 * model.FLUSH_ROWS]
+    chunks = [0, model.FLUSH_ROWS]
     got = emulated.update("bf16", planes, planes, rows=LONG, columns=5, chunks=chunks, kernel=kernel)
     assert (np.tril(got) == np.tril(expected)).all()
 
@@ -218,12 +227,10 @@ def test_outer_rows_take_a_quarter_of_the_square(k, d, kernel):
     errors = rng.standard_normal((n, k))
     activations = rows(n, d)
     pitch = -(-d // 8) * 8
-    gradients = np.zeros((n, k * pitch), np.float32)
-    dense = np.empty((n, k * d), np.float32)
-    for p in range(k):
-        dense[:, p * d : (p + 1) * d] = errors[:, p : p + 1] * activations
-        gradients[:, p * pitch : p * pitch + d] = dense[:, p * d : (p + 1) * d]
-    planes = planes_of(gradients, "bf16x6")
+    dense = (
+        (errors[:, :, None] * activations.astype(np.float64)[:, None, :]).reshape(n, k * d).astype(np.float32)
+    )
+    planes = planes_of(activations, "bf16x6", factors=errors, blocks=k, block_pitch=pitch, seed=2)
     lower = emulated.update(
         "bf16x6", planes, planes, rows=n, columns=d, blocks=k, block_pitch=pitch, kernel=kernel, seed=1
     )
@@ -246,9 +253,10 @@ def test_outer_rows_take_a_quarter_of_the_square(k, d, kernel):
     assert (np.abs(full - exact) <= 8 * 2.0**-24 * scale).all()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("d", [1, 31, 33, 70])
-def test_mirror_fills_what_is_equal_by_symmetry(d):
-    lower = np.tril(np.random.default_rng(0).standard_normal((d, d)))
+def test_mirror_fills_what_is_equal_by_symmetry(d, dtype):
+    lower = np.tril(np.random.default_rng(0).standard_normal((d, d))).astype(dtype)
     assert (emulated.mirror(lower, d) == lower + np.tril(lower, -1).T).all()
 
 

@@ -8,6 +8,7 @@
 
 #include "cuda/api.hpp"
 #include "cuda/schedule.hpp"
+#include "cuda_tensor.hpp"
 
 #if defined(GRADHESS_CUDA_EMULATOR)
 #include "cuda_emulator/emulator.hpp"
@@ -200,6 +201,7 @@ PYBIND11_MODULE(_cuda, module, py::mod_gil_not_used()) {
                py::arg("columns"), py::arg("pitch"), py::arg("row_weight"), py::arg("scatter"),
                py::arg("scatter_is_float"), py::arg("workspace"), py::arg("stream"), py::arg("blocks") = 0);
     module.def("tile_position", &tile_position, py::arg("number"), py::arg("tile_rows"));
+    gradhess::bindings::register_tensor(module);
 #if defined(GRADHESS_CUDA_EMULATOR)
     module.def("emulate_schedule", [](std::uint64_t seed) { cuda_emulator::emulator().settings.seed = seed; });
 #endif

@@ -29,9 +29,21 @@ void require(bool condition, const char* message) {
     if (!condition) throw py::value_error(message);
 }
 
-// (code, reason, file, line); code 0 is success.
-py::tuple status_tuple(const cuda::Status& status) {
-    return py::make_tuple(status.code, status.reason, status.file, status.line);
+PyObject* cuda_error = nullptr;  // the module's CudaError
+
+// Calls without the GIL, since a launch can wait for a full queue.
+template <class Call>
+void run(const char* what, Call call) {
+    cuda::Status status;
+    {
+        py::gil_scoped_release release;
+        status = call();
+    }
+    if (status.ok()) return;
+    const std::string message = std::string(what) + ": CUDA error " + std::to_string(status.code) + " (" +
+                                status.reason + ") at " + status.file + ":" + std::to_string(status.line);
+    PyErr_SetString(cuda_error, message.c_str());
+    throw py::error_already_set();
 }
 
 int scheme_number(const std::string& name) {
@@ -51,6 +63,11 @@ void check_planes(const Planes& planes) {
     require(reinterpret_cast<std::uintptr_t>(planes.data) % 16 == 0, "planes must be aligned to 16 bytes");
 }
 
+void check_blocks(Index columns, Index blocks, Index block_pitch) {
+    require(blocks == 1 || (block_pitch >= columns && block_pitch % cuda::kPlaneAlign == 0),
+            "block_pitch must be a multiple of 8 and at least columns");
+}
+
 Planes planes_of(std::uintptr_t data, int count, Index rows, Index columns, Index pitch, Index plane_stride,
                  std::uintptr_t exponents) {
     const Planes planes{pointer<std::uint16_t>(data),          count, rows, columns, pitch, plane_stride,
@@ -60,33 +77,37 @@ Planes planes_of(std::uintptr_t data, int count, Index rows, Index columns, Inde
 }
 
 tensor::SplitRows rows_of(std::uintptr_t data, const std::string& dtype, Index rows, Index columns, Index row_stride,
-                          std::uintptr_t factors) {
+                          std::uintptr_t factors, Index factor_stride) {
     require(dtype == "float32" || dtype == "float64", "dtype must be float32 or float64");
     require(rows >= 0 && columns >= 1 && row_stride >= columns, "rows >= 0, columns >= 1, row_stride >= columns");
-    return {pointer<const void>(data), dtype == "float64", rows, columns, row_stride, pointer<const double>(factors)};
+    return {pointer<const void>(data),      dtype == "float64", rows, columns, row_stride,
+            pointer<const double>(factors), factor_stride};
 }
 
-py::tuple split_rows(std::uintptr_t data, const std::string& dtype, Index rows, Index columns, Index row_stride,
-                     std::uintptr_t factors, std::uintptr_t planes, int count, bool half, Index pitch,
-                     Index plane_stride, std::uintptr_t exponents, std::uintptr_t overflow, std::uintptr_t stream) {
-    const auto from = rows_of(data, dtype, rows, columns, row_stride, factors);
-    const auto to = planes_of(planes, count, rows, columns, pitch, plane_stride, exponents);
-    py::gil_scoped_release release;  // a launch can wait for a full queue
-    const auto status = tensor::split_rows(from, to, half, pointer<std::int32_t>(overflow), pointer<void>(stream));
-    py::gil_scoped_acquire acquire;
-    return status_tuple(status);
+void split_rows(std::uintptr_t data, const std::string& dtype, Index rows, Index columns, Index row_stride,
+                std::uintptr_t factors, Index factor_stride, Index blocks, Index block_pitch, std::uintptr_t planes,
+                int count, bool half, Index pitch, Index plane_stride, std::uintptr_t exponents,
+                std::uintptr_t overflow, std::uintptr_t stream) {
+    auto from = rows_of(data, dtype, rows, columns, row_stride, factors, factor_stride);
+    require(blocks >= 1 && factor_stride >= blocks, "blocks must be at least 1 and at most factor_stride");
+    check_blocks(columns, blocks, block_pitch);
+    from.blocks = blocks;
+    from.block_pitch = block_pitch;
+    const auto to =
+        planes_of(planes, count, rows, (blocks - 1) * block_pitch + columns, pitch, plane_stride, exponents);
+    run("tensor_split_rows",
+        [&] { return tensor::split_rows(from, to, half, pointer<std::int32_t>(overflow), pointer<void>(stream)); });
 }
 
-py::tuple column_exponents(std::uintptr_t data, const std::string& dtype, Index rows, Index columns, Index row_stride,
-                           std::uintptr_t factors, std::uintptr_t exponents, int largest, std::uintptr_t workspace,
-                           std::uintptr_t stream) {
+void column_exponents(std::uintptr_t data, const std::string& dtype, Index rows, Index columns, Index row_stride,
+                      std::uintptr_t factors, Index factor_stride, std::uintptr_t exponents, int largest,
+                      std::uintptr_t workspace, std::uintptr_t stream) {
     require(largest >= -14 && largest <= 15, "largest must be from -14 to 15, the range of float16");
-    const auto from = rows_of(data, dtype, rows, columns, row_stride, factors);
-    py::gil_scoped_release release;
-    const auto status = tensor::column_exponents(from, pointer<std::int32_t>(exponents), largest,
-                                                 pointer<void>(workspace), pointer<void>(stream));
-    py::gil_scoped_acquire acquire;
-    return status_tuple(status);
+    const auto from = rows_of(data, dtype, rows, columns, row_stride, factors, factor_stride);
+    run("tensor_column_exponents", [&] {
+        return tensor::column_exponents(from, pointer<std::int32_t>(exponents), largest, pointer<void>(workspace),
+                                        pointer<void>(stream));
+    });
 }
 
 tensor::Kernel kernel_of(const std::string& name) {
@@ -96,14 +117,13 @@ tensor::Kernel kernel_of(const std::string& name) {
     throw py::value_error("kernel is '" + name + "'; it must be automatic, mma or wgmma");
 }
 
-py::tuple update(const std::string& scheme, const py::tuple& left, const py::tuple& right, Index rows, Index first_row,
-                 Index columns, Index blocks, Index block_pitch, std::uintptr_t gram, Index gram_pitch,
-                 std::uintptr_t workspace, std::uintptr_t stream, const std::string& kernel, int grid) {
+void update(const std::string& scheme, const py::tuple& left, const py::tuple& right, Index rows, Index first_row,
+            Index columns, Index blocks, Index block_pitch, std::uintptr_t gram, bool gram_is_float, Index gram_pitch,
+            std::uintptr_t workspace, std::uintptr_t stream, const std::string& kernel, int grid) {
     const int number = scheme_number(scheme);
     const cuda::SchemeTable& table = cuda::kSchemeTable[number];
     require(columns >= 1 && blocks >= 1, "columns and blocks must be at least 1");
-    require(blocks == 1 || (block_pitch >= columns && block_pitch % cuda::kPlaneAlign == 0),
-            "block_pitch must be a multiple of 8 and at least columns");
+    check_blocks(columns, blocks, block_pitch);
     require(gram_pitch >= blocks * columns, "gram_pitch must be at least blocks * columns");
     require(first_row >= 0 && first_row % tensor::kUpdateRowAlign == 0, "first_row must be a multiple of 128");
     const Index width = (blocks - 1) * block_pitch + columns;
@@ -120,26 +140,29 @@ py::tuple update(const std::string& scheme, const py::tuple& left, const py::tup
     call.columns = columns;
     call.blocks = blocks;
     call.block_pitch = block_pitch;
-    call.gram = pointer<double>(gram);
+    call.gram = pointer<void>(gram);
+    call.gram_is_float = gram_is_float;
     call.gram_pitch = gram_pitch;
     call.kernel = kernel_of(kernel);
     call.grid = grid;
-    py::gil_scoped_release release;
-    const auto status = tensor::update(call, pointer<void>(workspace), pointer<void>(stream));
-    py::gil_scoped_acquire acquire;
-    return status_tuple(status);
+    run("tensor_update", [&] { return tensor::update(call, pointer<void>(workspace), pointer<void>(stream)); });
 }
 
-py::tuple mirror(std::uintptr_t gram, Index gram_pitch, Index columns, Index blocks, std::uintptr_t stream) {
+void mirror(std::uintptr_t gram, bool gram_is_float, Index gram_pitch, Index columns, Index blocks,
+            std::uintptr_t stream) {
     require(columns >= 1 && blocks >= 1 && gram_pitch >= blocks * columns,
             "columns and blocks must be at least 1, gram_pitch at least blocks * columns");
-    return status_tuple(tensor::mirror(pointer<double>(gram), gram_pitch, columns, blocks, pointer<void>(stream)));
+    run("tensor_mirror", [&] {
+        return tensor::mirror(pointer<void>(gram), gram_is_float, gram_pitch, columns, blocks, pointer<void>(stream));
+    });
 }
 
 }  // namespace
 
 void register_tensor(py::module_& module) {
-    py::dict schemes;  // name: (left planes, right planes, half)
+    cuda_error = module.attr("CudaError").ptr();
+    Py_INCREF(cuda_error);  // as long as the functions are
+    py::dict schemes;       // name: (left planes, right planes, half)
     for (int i = 0; i < cuda::kSchemes; ++i) {
         const cuda::SchemeTable& table = cuda::kSchemeTable[i];
         schemes[kSchemeNames[i]] = py::make_tuple(table.left_planes, table.right_planes, table.half);
@@ -150,19 +173,20 @@ void register_tensor(py::module_& module) {
     using py::arg;
     const py::kw_only named;
     module.def("tensor_split_rows", &split_rows, named, arg("data"), arg("dtype"), arg("rows"), arg("columns"),
-               arg("row_stride"), arg("factors"), arg("planes"), arg("count"), arg("half"), arg("pitch"),
-               arg("plane_stride"), arg("exponents"), arg("overflow"), arg("stream"));
+               arg("row_stride"), arg("factors"), arg("factor_stride") = 1, arg("blocks") = 1, arg("block_pitch") = 0,
+               arg("planes"), arg("count"), arg("half"), arg("pitch"), arg("plane_stride"), arg("exponents"),
+               arg("overflow"), arg("stream"));
     module.def("tensor_column_exponents_workspace", &tensor::column_exponents_workspace, arg("rows"), arg("columns"));
     module.def("tensor_column_exponents", &column_exponents, named, arg("data"), arg("dtype"), arg("rows"),
-               arg("columns"), arg("row_stride"), arg("factors"), arg("exponents"), arg("largest"), arg("workspace"),
-               arg("stream"));
+               arg("columns"), arg("row_stride"), arg("factors"), arg("factor_stride") = 1, arg("exponents"),
+               arg("largest"), arg("workspace"), arg("stream"));
     module.def("tensor_update_workspace", &tensor::update_workspace, named, arg("first_row"), arg("rows"),
                arg("columns"), arg("blocks") = 1);
     module.def("tensor_update", &update, named, arg("scheme"), arg("left"), arg("right"), arg("rows"), arg("first_row"),
-               arg("columns"), arg("blocks") = 1, arg("block_pitch") = 0, arg("gram"), arg("gram_pitch"),
-               arg("workspace"), arg("stream"), arg("kernel") = "automatic", arg("grid") = 0);
-    module.def("tensor_mirror", &mirror, named, arg("gram"), arg("gram_pitch"), arg("columns"), arg("blocks") = 1,
-               arg("stream"));
+               arg("columns"), arg("blocks") = 1, arg("block_pitch") = 0, arg("gram"), arg("gram_is_float") = false,
+               arg("gram_pitch"), arg("workspace"), arg("stream"), arg("kernel") = "automatic", arg("grid") = 0);
+    module.def("tensor_mirror", &mirror, named, arg("gram"), arg("gram_is_float") = false, arg("gram_pitch"),
+               arg("columns"), arg("blocks") = 1, arg("stream"));
 }
 
 }  // namespace gradhess::bindings

@@ -5,6 +5,7 @@
 
 namespace gradhess::bindings {
 
+// `module` has CudaError already.
 void register_tensor(pybind11::module_& module);
 
 }  // namespace gradhess::bindings

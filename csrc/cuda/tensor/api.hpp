@@ -18,7 +18,11 @@ struct SplitRows {
     Index rows = 0;
     Index columns = 0;
     Index row_stride = 0;
-    const double* factors = nullptr;  // (rows,) or null: row i is multiplied by factors[i] first
+    // Row i of block p of the planes is row i of the data times factors[i * factor_stride + p]; null: ones.
+    const double* factors = nullptr;
+    Index factor_stride = 1;
+    Index blocks = 1;       // outputs of outer rows; the planes have blocks * block_pitch columns
+    Index block_pitch = 0;  // a multiple of 8; unused for one block
 };
 
 // Bytes of workspace of column_exponents.
@@ -28,8 +32,9 @@ Index column_exponents_workspace(Index rows, Index columns);
 // to 65504: with largest = 15 - h, rows to come may be 2^h times larger before they overflow.
 Status column_exponents(const SplitRows& rows, std::int32_t* exponents, int largest, void* workspace, void* stream);
 
-// Writes planes.count planes of float16 (half) or bfloat16. *overflow, if not null, becomes 1 where a number is beyond
-// the range or not finite, and is left alone otherwise: then the result is to be thrown away and bf16x6 used.
+// Writes planes.count planes, of planes.rows rows and planes.pitch columns, of float16 (half) or bfloat16. *overflow,
+// if not null, becomes 1 where a number is beyond the range or not finite, and is left alone otherwise: then the result
+// is to be thrown away and bf16x6 used.
 Status split_rows(const SplitRows& rows, const Planes& planes, bool half, std::int32_t* overflow, void* stream);
 
 enum class Kernel : int { automatic, mma, wgmma };
@@ -43,7 +48,8 @@ struct Update {
     Index columns = 0;      // of a block of C
     Index blocks = 1;       // outputs of outer rows: C has blocks * columns rows
     Index block_pitch = 0;  // columns of the planes from block to block, a multiple of 8; unused for one block
-    double* gram = nullptr;
+    void* gram = nullptr;   // float64, or float32
+    bool gram_is_float = false;
     Index gram_pitch = 0;
     Kernel kernel = Kernel::automatic;
     int grid = 0;  // the most thread blocks that run side by side; 0: what the device takes. Results do not change.
@@ -57,6 +63,6 @@ Index update_workspace(Index first_row, Index rows, Index columns, Index blocks)
 Status update(const Update& update, void* workspace, void* stream);
 
 // Writes the entries of C that updates leave out because they are equal by symmetry.
-Status mirror(double* gram, Index gram_pitch, Index columns, Index blocks, void* stream);
+Status mirror(void* gram, bool gram_is_float, Index gram_pitch, Index columns, Index blocks, void* stream);
 
 }  // namespace gradhess::cuda::tensor

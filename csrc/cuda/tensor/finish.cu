@@ -39,8 +39,9 @@ __global__ void __launch_bounds__(kAddThreads) add_partial_sums_kernel(UpdateJob
 constexpr int kMirrorRows = 8;
 constexpr int kMirrorColumns = 32;
 
+template <class Scatter>
 __global__ void __launch_bounds__(kMirrorRows* kMirrorColumns)
-    mirror_kernel(double* gram, Index gram_pitch, Index columns, Index blocks) {
+    mirror_kernel(Scatter* gram, Index gram_pitch, Index columns, Index blocks) {
     const Index across = (columns + kMirrorColumns - 1) / kMirrorColumns;
     const Index down = (columns + kMirrorRows - 1) / kMirrorRows;
     const Index items = across * down * triangle_tiles(blocks);
@@ -52,7 +53,7 @@ __global__ void __launch_bounds__(kMirrorRows* kMirrorColumns)
         if (i >= columns || j > i) continue;
         const Index p = pair.row * columns;
         const Index q = pair.column * columns;
-        const double value = gram[(p + i) * gram_pitch + q + j];
+        const Scatter value = gram[(p + i) * gram_pitch + q + j];
         gram[(p + j) * gram_pitch + q + i] = value;
         gram[(q + j) * gram_pitch + p + i] = value;
         gram[(q + i) * gram_pitch + p + j] = value;
@@ -69,12 +70,15 @@ Status launch_add_partial_sums(const UpdateJob& job, void* stream) {
     return device::launch(shape, add_partial_sums_kernel, job);
 }
 
-Status launch_mirror(double* gram, Index gram_pitch, Index columns, Index blocks, Index grid, void* stream) {
+Status launch_mirror(void* gram, bool gram_is_float, Index gram_pitch, Index columns, Index blocks, Index grid,
+                     void* stream) {
     device::LaunchShape shape;
     shape.grid = dim3(static_cast<unsigned>(grid));
     shape.threads = kMirrorRows * kMirrorColumns;
     shape.stream = stream;
-    return device::launch(shape, mirror_kernel, gram, gram_pitch, columns, blocks);
+    if (gram_is_float)
+        return device::launch(shape, mirror_kernel<float>, static_cast<float*>(gram), gram_pitch, columns, blocks);
+    return device::launch(shape, mirror_kernel<double>, static_cast<double*>(gram), gram_pitch, columns, blocks);
 }
 
 }  // namespace gradhess::cuda::tensor

@@ -35,11 +35,31 @@ GRADHESS_DEVICE Index unknown(Index number) {
     return number;
 }
 
-// Adds four pairs of sums of one row to C, or keeps them for add_partial_sums: pair i is of columns
-// column + 8 i and column + 8 i + 1, as accumulators of tensor cores have them. All loads come before all stores, so
-// that a row waits for memory once.
 constexpr int kFlushPairs = 4;
 
+// Entries up to `end` of a row of C; all loads come before all stores, so that a row waits for memory once.
+template <class Scatter>
+GRADHESS_DEVICE void add_row(const UpdateJob& job, const TileWork& work, Scatter* entries, int row, int column, int end,
+                             const float (&sums)[kFlushPairs][2]) {
+    const int exponent = exponent_at(job.left, work.left_column + row);
+    Scatter before[kFlushPairs][2];
+#pragma unroll
+    for (int i = 0; i < 2 * kFlushPairs; ++i) {
+        const int at = column + i / 2 * 8 + i % 2;
+        before[i / 2][i % 2] = at < end ? entries[at] : Scatter(0);
+    }
+#pragma unroll
+    for (int i = 0; i < 2 * kFlushPairs; ++i) {
+        const int at = column + i / 2 * 8 + i % 2;
+        if (at >= end) continue;
+        const int e = exponent + exponent_at(job.right, work.right_column + at);
+        const double sum = static_cast<double>(sums[i / 2][i % 2]) * power_of_two(-e);
+        entries[at] = static_cast<Scatter>(static_cast<double>(before[i / 2][i % 2]) + sum);
+    }
+}
+
+// Adds four pairs of sums of one row to C, or keeps them for add_partial_sums: pair i is of columns
+// column + 8 i and column + 8 i + 1, as accumulators of tensor cores have them.
 GRADHESS_DEVICE void flush_row(const UpdateJob& job, const TileWork& work, int row, int column,
                                const float (&sums)[kFlushPairs][2]) {
     if (work.segment >= 0) {
@@ -54,21 +74,11 @@ GRADHESS_DEVICE void flush_row(const UpdateJob& job, const TileWork& work, int r
     if (row >= work.valid_rows) return;
     // Entries above the diagonal of C belong to others.
     const int end = work.diagonal && row + 1 < work.valid_columns ? row + 1 : work.valid_columns;
-    double* entries = job.gram + (work.gram_row + row) * job.gram_pitch + work.gram_column;
-    const int exponent = exponent_at(job.left, work.left_column + row);
-    double before[kFlushPairs][2];
-#pragma unroll
-    for (int i = 0; i < 2 * kFlushPairs; ++i) {
-        const int at = column + i / 2 * 8 + i % 2;
-        before[i / 2][i % 2] = at < end ? entries[at] : 0.0;
-    }
-#pragma unroll
-    for (int i = 0; i < 2 * kFlushPairs; ++i) {
-        const int at = column + i / 2 * 8 + i % 2;
-        if (at >= end) continue;
-        const int e = exponent + exponent_at(job.right, work.right_column + at);
-        entries[at] = before[i / 2][i % 2] + static_cast<double>(sums[i / 2][i % 2]) * power_of_two(-e);
-    }
+    const Index first = (work.gram_row + row) * job.gram_pitch + work.gram_column;
+    if (job.gram_is_float)
+        add_row(job, work, static_cast<float*>(job.gram) + first, row, column, end, sums);
+    else
+        add_row(job, work, static_cast<double*>(job.gram) + first, row, column, end, sums);
 }
 
 }  // namespace gradhess::cuda::tensor

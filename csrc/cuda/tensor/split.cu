@@ -23,8 +23,17 @@ Status split_into(const SplitJob<T>& job, void* stream) {
 
 template <class T>
 Status split_typed(const SplitRows& rows, const Planes& planes, bool half, std::int32_t* overflow, void* stream) {
-    const SplitJob<T> job{
-        static_cast<const T*>(rows.data), rows.rows, rows.columns, rows.row_stride, rows.factors, planes, overflow};
+    SplitJob<T> job{};
+    job.data = static_cast<const T*>(rows.data);
+    job.rows = rows.rows;
+    job.columns = rows.columns;
+    job.row_stride = rows.row_stride;
+    job.factors = rows.factors;
+    job.factor_stride = rows.factor_stride;
+    job.blocks = rows.blocks;
+    job.block_pitch = rows.blocks > 1 ? rows.block_pitch : planes.pitch;
+    job.planes = planes;
+    job.overflow = overflow;
     switch (planes.count) {
         case 1:
             return half ? split_into<T, device::Half, 1>(job, stream) : split_into<T, device::BFloat16, 1>(job, stream);
@@ -39,15 +48,17 @@ Index peak_segments(Index rows) { return (rows + kPeakRows - 1) / kPeakRows; }
 
 template <class T>
 Status exponents_typed(const SplitRows& rows, std::int32_t* exponents, int largest, void* workspace, void* stream) {
-    const PeakJob<T> job{static_cast<const T*>(rows.data),
-                         rows.rows,
-                         rows.columns,
-                         rows.row_stride,
-                         rows.factors,
-                         static_cast<float*>(workspace),
-                         peak_segments(rows.rows),
-                         exponents,
-                         largest};
+    PeakJob<T> job{};
+    job.data = static_cast<const T*>(rows.data);
+    job.rows = rows.rows;
+    job.columns = rows.columns;
+    job.row_stride = rows.row_stride;
+    job.factors = rows.factors;
+    job.factor_stride = rows.factor_stride;
+    job.peaks = static_cast<float*>(workspace);
+    job.segments = peak_segments(rows.rows);
+    job.exponents = exponents;
+    job.largest = largest;
     const Index groups = (rows.columns + kSplitThreads - 1) / kSplitThreads;
     device::LaunchShape shape;
     shape.threads = kSplitThreads;

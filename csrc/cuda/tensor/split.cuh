@@ -6,9 +6,12 @@
 // Not yet run on hardware.
 #pragma once
 
+#include <cstring>
+#include <type_traits>
+
 #include "../device/number_types.cuh"
 #include "../device/platform.cuh"
-#include "unrolled.cuh"
+#include "../planes.hpp"
 
 namespace gradhess::cuda::tensor {
 
@@ -23,7 +26,10 @@ struct SplitJob {
     Index rows;
     Index columns;
     Index row_stride;
-    const double* factors;  // of rows, (rows,), or null
+    const double* factors;  // (rows, factor_stride), or null
+    Index factor_stride;
+    Index blocks;
+    Index block_pitch;
     Planes planes;
     std::int32_t* overflow;  // set to 1 where a number is beyond the range of the type, or is not finite; or null
 };
@@ -56,12 +62,10 @@ GRADHESS_DEVICE float float_power_of_two(int exponent) {
 #endif
 }
 
-// Entry (row, column) as it is split: rounded once to float32.
+// An entry as it is split: rounded once to float32.
 template <class T>
-GRADHESS_DEVICE float entry_of(const T* data, Index row_stride, const double* factors, Index row, Index column) {
-    const T value = data[row * row_stride + column];
-    if (!factors) return static_cast<float>(value);
-    return static_cast<float>(factors[row] * static_cast<double>(value));
+GRADHESS_DEVICE float entry_of(T value, const double* factor) {
+    return factor ? static_cast<float>(*factor * static_cast<double>(value)) : static_cast<float>(value);
 }
 
 struct alignas(16) Chunk {
@@ -77,15 +81,19 @@ __global__ void __launch_bounds__(kSplitThreads) split_kernel(SplitJob<T> job) {
          item += step) {
         const Index row = item / chunks;
         const Index first = item % chunks * kPlaneAlign;
+        const Index block = first / job.block_pitch;
+        const Index first_column = first % job.block_pitch;
+        const double* factor =
+            job.factors && block < job.blocks ? job.factors + row * job.factor_stride + block : nullptr;
         Chunk planes[COUNT];
         bool fits = true;
 #pragma unroll
         for (int i = 0; i < kPlaneAlign; ++i) {
-            const Index column = first + i;
-            float value = 0.0f;  // from the last column to the pitch
-            if (column < job.columns) {
-                value = entry_of(job.data, job.row_stride, job.factors, row, column);
-                if (job.planes.exponents) value *= float_power_of_two(job.planes.exponents[column]);
+            const Index column = first_column + i;
+            float value = 0.0f;  // from the last column of a block to the next, and to the pitch
+            if (block < job.blocks && column < job.columns) {
+                value = entry_of(job.data[row * job.row_stride + column], factor);
+                if (job.planes.exponents) value *= float_power_of_two(job.planes.exponents[first + i]);
             }
             std::uint16_t parts[COUNT];
             fits = split<Number>(value, parts) && fits;
@@ -108,6 +116,7 @@ struct PeakJob {
     Index columns;
     Index row_stride;
     const double* factors;
+    Index factor_stride;
     float* peaks;  // (segments of kPeakRows rows, columns)
     Index segments;
     std::int32_t* exponents;  // (columns,)
@@ -125,7 +134,8 @@ __global__ void __launch_bounds__(kSplitThreads) peaks_kernel(PeakJob<T> job) {
     const Index end = begin + kPeakRows < job.rows ? begin + kPeakRows : job.rows;
     float peak = 0.0f;
     for (Index row = begin; row < end; ++row) {
-        const float value = entry_of(job.data, job.row_stride, job.factors, row, column);
+        const double* factor = job.factors ? job.factors + row * job.factor_stride : nullptr;
+        const float value = entry_of(job.data[row * job.row_stride + column], factor);
         const float size = value < 0.0f ? -value : value;
         if (size > peak) peak = size;  // false for NaN, which the split finds
     }

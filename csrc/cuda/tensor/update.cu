@@ -39,6 +39,7 @@ Status update(const Update& update, void* workspace, void* stream) {
     job.blocks = update.blocks;
     job.block_pitch = update.block_pitch;
     job.gram = update.gram;
+    job.gram_is_float = update.gram_is_float;
     job.gram_pitch = update.gram_pitch;
     job.tiles = tiles_of_update(update.columns, update.blocks);
     job.segments = segments_of(update.first_row, rows);
@@ -54,11 +55,11 @@ Status update(const Update& update, void* workspace, void* stream) {
     return launch_add_partial_sums(job, stream);
 }
 
-Status mirror(double* gram, Index gram_pitch, Index columns, Index blocks, void* stream) {
+Status mirror(void* gram, bool gram_is_float, Index gram_pitch, Index columns, Index blocks, void* stream) {
     if (columns == 0 || blocks == 0) return {};
     // One thread block for each 32 x 8 entries; see mirror_kernel.
     const Index items = (columns + 31) / 32 * ((columns + 7) / 8) * triangle_tiles(blocks);
-    return launch_mirror(gram, gram_pitch, columns, blocks, at_most(items, kMostMirrorGrid), stream);
+    return launch_mirror(gram, gram_is_float, gram_pitch, columns, blocks, at_most(items, kMostMirrorGrid), stream);
 }
 
 }  // namespace gradhess::cuda::tensor

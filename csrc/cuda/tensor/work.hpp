@@ -8,7 +8,7 @@
 #include <cstdint>
 
 #include "../planes.hpp"
-#include "../triangle.hpp"
+#include "../schedule.hpp"
 
 namespace gradhess::cuda::tensor {
 
@@ -30,11 +30,12 @@ struct UpdateJob {
     Index columns;      // of a block of C
     Index block_pitch;  // columns of the planes from block to block
     Index blocks;       // 1, or the outputs of outer rows
-    double* gram;       // (blocks * columns, gram_pitch)
-    Index gram_pitch;   // entries
-    float* partial;     // (segments, tiles, 128, 128) of sums to be added later; null: added to gram at once
-    Index tiles;        // of the whole update
-    Index segments;     // of kFlushRows global rows
+    void* gram;         // (blocks * columns, gram_pitch) of float64, or of float32
+    bool gram_is_float;
+    Index gram_pitch;  // entries
+    float* partial;    // (segments, tiles, 128, 128) of sums to be added later; null: added to gram at once
+    Index tiles;       // of the whole update
+    Index segments;    // of kFlushRows global rows
 };
 
 struct TileWork {
@@ -85,7 +86,7 @@ GRADHESS_HOST_DEVICE inline TileWork work_of(const UpdateJob& job, Index item) {
     work.segment = job.partial ? item / job.tiles : -1;
     const Index tiles = tiles_of_block(job.columns);
     const TilePosition pair = tile_position(work.tile / tiles);  // outputs p >= q
-    const TilePosition position = tile_position(work.tile % tiles);
+    const TilePosition position = super_block_tile(work.tile % tiles, (job.columns + kTensorTile - 1) / kTensorTile);
     const Index row = position.row * kTensorTile;
     const Index column = position.column * kTensorTile;
     work.left_column = pair.row * job.block_pitch + row;

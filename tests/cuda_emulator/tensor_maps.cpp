@@ -1,5 +1,4 @@
-// The maps of csrc/cuda/tensor/maps.hpp and work.hpp as functions of a Python module, for exhaustive tests.
-#pragma once
+// A Python module of the maps of csrc/cuda/tensor (maps.hpp, work.hpp), for tests/test_tensor_maps.py.
 
 #include <pybind11/pybind11.h>
 
@@ -7,10 +6,11 @@
 #include "cuda/tensor/maps.hpp"
 #include "cuda/tensor/work.hpp"
 
-inline void register_maps(pybind11::module_& module) {
-    namespace py = pybind11;
-    namespace tensor = gradhess::cuda::tensor;
-    namespace device = gradhess::cuda::device;
+namespace py = pybind11;
+namespace tensor = gradhess::cuda::tensor;
+namespace device = gradhess::cuda::device;
+
+PYBIND11_MODULE(_tensor_maps, module) {
     const auto pair = [](auto p) { return py::make_tuple(p.row, p.column); };
 
     module.def("tile_byte", &tensor::tile_byte);
