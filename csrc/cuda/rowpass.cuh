@@ -87,7 +87,8 @@ struct alignas(2 * sizeof(T)) Pair {  // written by one instruction
     T second;
 };
 
-// Rows first .. first + count of X into the tile, row by row.
+// Rows first .. first + count of X into the tile, row by row: asynchronously where they are aligned. The caller commits
+// and waits.
 template <class Source>
 GRADHESS_DEVICE void load_tile(const Job& job, Index first, Index count, Source* tile) {
     const Block& block = job.block;
@@ -108,8 +109,6 @@ GRADHESS_DEVICE void load_tile(const Job& job, Index first, Index count, Source*
                                    data + (first + row) * block.row_stride + column,
                                    valid * static_cast<int>(sizeof(Source)));
         }
-        device::commit_copies();
-        device::wait_copies<0>();
         return;
     }
     // Along whichever direction is contiguous.
@@ -266,7 +265,9 @@ GRADHESS_DEVICE T row_entry(const Job& job, const Reader& reader, Entry entry, I
     T x = T(1);
     if (entry.feature < block.features) x = device::convert<T>(reader.at(i, entry.feature));
     if (block.kind != RowKind::gradient) return x;
-    return slope[i * block.outputs + entry.output] * x;
+    // Rounded here, and not contracted with the subtraction of the shift: a row is rounded once, wherever it is
+    // computed.
+    return device::rounded_product(slope[i * block.outputs + entry.output], x);
 }
 
 // Adds the column sums of this tile to the segment's: over row groups in order, through shared memory.
@@ -322,6 +323,8 @@ __global__ void __launch_bounds__(kThreads, 2) rowpass_kernel(const __grid_const
         RowReader<Source, STAGED> reader;
         if constexpr (STAGED) {
             load_tile(job, first, count, tile);
+            device::commit_copies();
+            device::wait_copies<0>();
             __syncthreads();
             reader = {tile, job.staged_pitch, 1};
         } else {
