@@ -98,7 +98,7 @@ GRADHESS_DEVICE void load_tile(const Job& job, Index first, Index count, Source*
     const bool aligned = block.column_stride == 1 && reinterpret_cast<std::uintptr_t>(data) % 16 == 0 &&
                          block.row_stride % per_piece == 0;
     if (aligned) {
-        const unsigned pieces = static_cast<unsigned>(job.staged_pitch) / per_piece;
+        const unsigned pieces = (static_cast<unsigned>(d) + per_piece - 1) / per_piece;
         const unsigned all = static_cast<unsigned>(count) * pieces;
         for (auto piece = static_cast<unsigned>(device::thread_number()); piece < all; piece += kThreads) {
             const unsigned row = piece / pieces;  // of 32 bits: a division of 64 bits is a function call
@@ -383,13 +383,15 @@ __global__ void __launch_bounds__(kThreads, 2) rowpass_kernel(const __grid_const
     if (bad != kNoBadRow && !closed) device::lower_to(panel.bad, block.first_row + bad);
 }
 
-// Adds the segments in order. One thread per column; the last three are the totals.
+// Adds the segments in order. One thread per column; the last three are the totals. (A template, so that files which
+// include this do not all define it.)
+template <class Sum>
 __global__ void __launch_bounds__(kThreads) add_segments_kernel(const __grid_constant__ Job job, Index count) {
     const Index column = static_cast<Index>(blockIdx.x) * kThreads + device::thread_number();
     const Index p = job.parameters;
     if (column < p) {
-        double sum = 0.0;
-        double squares = 0.0;
+        Sum sum = 0.0;
+        Sum squares = 0.0;
         for (Index segment = 0; segment < count; ++segment) sum += job.partial_sums[segment * p + column];
         job.panel.sums[column] = sum;
         if (job.panel.squares) {
