@@ -53,7 +53,7 @@ def build(architecture: int) -> ModuleType:
     # fmt: on
     sources = [
         *sorted((ROOT / "csrc" / "cuda").rglob("*.cu")),
-        ROOT / "csrc" / "bindings" / "cuda_module.cpp",
+        *sorted((ROOT / "csrc" / "bindings").glob("cuda_*.cpp")),
     ]
 
     def compile_one(source: Path) -> str:

@@ -1,8 +1,9 @@
 """The engine of compiled kernels: which kernel of ``csrc/cuda`` takes which block. Not yet run on hardware.
 
-float64 rows are multiplied on tensor cores (DMMA), float32 rows, and narrower ones, by fused multiply-adds in two-level
-sums, which is the accuracy ``"float32"`` asks for and more than the others do. Losses that the row pass knows are
-evaluated in it; softmax and custom losses give their slopes beforehand.
+Up to 128 parameters one kernel reads X once and sums products in float64. Above, float64 rows are multiplied on tensor
+cores (DMMA), and float32 rows and narrower types by fused multiply-adds in two-level sums, which is what the accuracy
+``"float32"`` asks for, and more than the others do. Losses that the row pass knows are evaluated in it; softmax and
+custom losses give their slopes beforehand.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from gradhess._backends.cupy.slopes import plain, slopes
 from gradhess._backends.protocol import FLOAT32, FLOAT64, Rows
 
 ROW_PASS_LOSSES: Final = ("squared", "logistic", "poisson", "huber")
+NARROW: Final = 128
+"""Parameters up to which the rows and their product take one kernel: kMostNarrow of csrc/cuda/api.hpp."""
+
 PITCH: Final = 8
 """Rows of a panel are a multiple of this many entries long: 16 bytes of 16-bit planes."""
 
@@ -51,6 +55,15 @@ class CudaPanel:
         self.totals = empty(3, FLOAT64, "the totals of a block")
         self.bad = empty(1, np.int64, "a flag")
         self.bad.fill(NO_BAD_ROW)
+
+    def outputs(self) -> dict[str, int]:
+        """The fields of the struct Panel of csrc/cuda/block.hpp that every kernel writes."""
+        return {
+            "pitch": self.pitch,
+            "sums": address(self.sums),
+            "totals": address(self.totals),
+            "bad": address(self.bad),
+        }
 
     def scratch(self, n_bytes: int) -> int:
         """The address of that much device memory, the same from call to call: calls of a stream come in order."""
@@ -90,14 +103,11 @@ class CudaEngine:
         module = kernels()
         module.row_pass(
             fields,
-            {
+            panel.outputs()
+            | {
                 "rows": 0 if squares else address(panel.rows),
-                "pitch": panel.pitch,
                 "row_weight": address(panel.row_weight) if panel.weighted else 0,
-                "sums": address(panel.sums),
                 "squares": address(panel.squares) if squares else 0,
-                "totals": address(panel.totals),
-                "bad": address(panel.bad),
             },
             workspace=panel.scratch(module.row_pass_workspace(n, panel.n_parameters)),
             stream=current_stream(),
@@ -123,7 +133,22 @@ class CudaEngine:
         )
 
     def fused(self, block: Block, panel: Panel, scatter: DeviceArray) -> bool:
-        return False
+        assert isinstance(panel, CudaPanel)
+        p = panel.n_parameters
+        if p > NARROW or block.rows.n_outputs > 1:
+            return False
+        fields, kept = block_fields(block)
+        module = kernels()
+        module.narrow_update(
+            fields,
+            panel.outputs(),
+            scatter=address(scatter),
+            scatter_is_float=scatter.dtype == FLOAT32,
+            workspace=panel.scratch(module.narrow_workspace(block.rows.n_samples, p)),
+            stream=current_stream(),
+        )
+        del kept
+        return True
 
     def outer_rank_update(
         self,
