@@ -44,5 +44,13 @@ class BackendError(GradhessError, RuntimeError):
     """A backend that was asked for is not available, or cannot do what was asked."""
 
 
+class DeviceError(BackendError):
+    """The GPU, its driver or one of its libraries refused an operation; the message says which, and why."""
+
+
+class DeviceMemoryError(DeviceError, MemoryError):
+    """The GPU has not enough memory; the message says how many bytes were asked for."""
+
+
 class StateFileError(GradhessError, ValueError):
     """A state file is truncated, foreign, or of a version that this release cannot read."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from gpu_support import gpu  # noqa: F401  the fixture
 
 from gradhess._backends import registry
 from gradhess._backends.protocol import Backend

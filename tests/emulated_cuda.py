@@ -66,7 +66,9 @@ def build(architecture: int) -> ModuleType:
     with ThreadPoolExecutor(os.process_cpu_count() if hasattr(os, "process_cpu_count") else 2) as pool:
         objects = list(pool.map(compile_one, sources))
     module_file = folder / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
-    subprocess.run([compiler(), "-shared", "-o", str(module_file), *objects], check=True)
+    link = [compiler(), "-shared", "-o", str(module_file), *objects]
+    linked = subprocess.run(link, capture_output=True, text=True, check=False)
+    assert linked.returncode == 0, linked.stderr
     spec = importlib.util.spec_from_file_location(f"emulated{architecture}._cuda", module_file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

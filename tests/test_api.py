@@ -24,6 +24,7 @@ PUBLIC = {
     "set_num_threads",
     "show_config",
     "sketches",
+    "synchronize",
     "use_backend",
     "weighted_gram",
 }

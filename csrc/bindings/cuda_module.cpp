@@ -159,6 +159,19 @@ void rank_update(std::uintptr_t rows, const std::string& dtype, Index samples, I
     run("rank_update", [&] { return cuda::rank_update(update, pointer<void>(workspace), pointer<void>(stream)); });
 }
 
+void narrow_update(const py::dict& block_fields, const py::dict& panel_fields, std::uintptr_t scatter,
+                   bool scatter_is_float, std::uintptr_t workspace, std::uintptr_t stream) {
+    const cuda::Block block = block_of(block_fields);
+    cuda::Panel panel = panel_of(panel_fields, block.parameters());
+    panel.row_weight = nullptr;
+    if (block.parameters() > cuda::kMostNarrow || block.outputs > 1)
+        throw py::value_error("narrow rows have at most 128 parameters and one output");
+    run("narrow_update", [&] {
+        return cuda::narrow_update(block, panel, pointer<void>(scatter), scatter_is_float, pointer<void>(workspace),
+                                   pointer<void>(stream));
+    });
+}
+
 py::tuple device_count() {
     int count = 0;
     const cuda::Status status = cuda::count_devices(count);
@@ -200,6 +213,9 @@ PYBIND11_MODULE(_cuda, module, py::mod_gil_not_used()) {
     module.def("rank_update", &rank_update, py::kw_only(), py::arg("rows"), py::arg("dtype"), py::arg("samples"),
                py::arg("columns"), py::arg("pitch"), py::arg("row_weight"), py::arg("scatter"),
                py::arg("scatter_is_float"), py::arg("workspace"), py::arg("stream"), py::arg("blocks") = 0);
+    module.def("narrow_workspace", &cuda::narrow_workspace, py::arg("samples"), py::arg("parameters"));
+    module.def("narrow_update", &narrow_update, py::arg("block"), py::arg("panel"), py::kw_only(), py::arg("scatter"),
+               py::arg("scatter_is_float"), py::arg("workspace"), py::arg("stream"));
     module.def("tile_position", &tile_position, py::arg("number"), py::arg("tile_rows"));
     gradhess::bindings::register_tensor(module);
 #if defined(GRADHESS_CUDA_EMULATOR)

@@ -38,6 +38,15 @@ struct RankUpdate {
 };
 Status rank_update(const RankUpdate& update, void* workspace, void* stream);
 
+// Bytes of device memory for the partial sums of narrow_update.
+Index narrow_workspace(Index samples, Index parameters);
+
+// row_pass and rank_update at once, for at most kMostNarrow parameters and one output; the panel's rows, row_weight and
+// squares are not written.
+constexpr Index kMostNarrow = 128;
+Status narrow_update(const Block& block, const Panel& panel, void* scatter, bool scatter_is_float, void* workspace,
+                     void* stream);
+
 // Runs one small kernel on the current device and says whether it did: code 0 and *result == kSelfTest afterwards.
 constexpr int kSelfTest = 496;
 Status self_test(int* result, void* stream);

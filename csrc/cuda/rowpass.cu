@@ -56,7 +56,7 @@ Status row_pass(const Block& block, const Panel& panel, void* workspace, void* s
     shape.grid = dim3(static_cast<unsigned>((job.parameters + 3 + kThreads - 1) / kThreads));
     shape.threads = kThreads;
     shape.stream = stream;
-    return device::launch(shape, add_segments_kernel, job, count);
+    return device::launch(shape, add_segments_kernel<double>, job, count);
 }
 
 }  // namespace gradhess::cuda

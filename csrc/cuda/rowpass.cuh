@@ -87,7 +87,8 @@ struct alignas(2 * sizeof(T)) Pair {  // written by one instruction
     T second;
 };
 
-// Rows first .. first + count of X into the tile, row by row.
+// Rows first .. first + count of X into the tile, row by row: asynchronously where they are aligned. The caller commits
+// and waits.
 template <class Source>
 GRADHESS_DEVICE void load_tile(const Job& job, Index first, Index count, Source* tile) {
     const Block& block = job.block;
@@ -97,7 +98,7 @@ GRADHESS_DEVICE void load_tile(const Job& job, Index first, Index count, Source*
     const bool aligned = block.column_stride == 1 && reinterpret_cast<std::uintptr_t>(data) % 16 == 0 &&
                          block.row_stride % per_piece == 0;
     if (aligned) {
-        const unsigned pieces = static_cast<unsigned>(job.staged_pitch) / per_piece;
+        const unsigned pieces = (static_cast<unsigned>(d) + per_piece - 1) / per_piece;
         const unsigned all = static_cast<unsigned>(count) * pieces;
         for (auto piece = static_cast<unsigned>(device::thread_number()); piece < all; piece += kThreads) {
             const unsigned row = piece / pieces;  // of 32 bits: a division of 64 bits is a function call
@@ -108,8 +109,6 @@ GRADHESS_DEVICE void load_tile(const Job& job, Index first, Index count, Source*
                                    data + (first + row) * block.row_stride + column,
                                    valid * static_cast<int>(sizeof(Source)));
         }
-        device::commit_copies();
-        device::wait_copies<0>();
         return;
     }
     // Along whichever direction is contiguous.
@@ -266,7 +265,9 @@ GRADHESS_DEVICE T row_entry(const Job& job, const Reader& reader, Entry entry, I
     T x = T(1);
     if (entry.feature < block.features) x = device::convert<T>(reader.at(i, entry.feature));
     if (block.kind != RowKind::gradient) return x;
-    return slope[i * block.outputs + entry.output] * x;
+    // Rounded here, and not contracted with the subtraction of the shift: a row is rounded once, wherever it is
+    // computed.
+    return device::rounded_product(slope[i * block.outputs + entry.output], x);
 }
 
 // Adds the column sums of this tile to the segment's: over row groups in order, through shared memory.
@@ -322,6 +323,8 @@ __global__ void __launch_bounds__(kThreads, 2) rowpass_kernel(const __grid_const
         RowReader<Source, STAGED> reader;
         if constexpr (STAGED) {
             load_tile(job, first, count, tile);
+            device::commit_copies();
+            device::wait_copies<0>();
             __syncthreads();
             reader = {tile, job.staged_pitch, 1};
         } else {
@@ -380,13 +383,15 @@ __global__ void __launch_bounds__(kThreads, 2) rowpass_kernel(const __grid_const
     if (bad != kNoBadRow && !closed) device::lower_to(panel.bad, block.first_row + bad);
 }
 
-// Adds the segments in order. One thread per column; the last three are the totals.
+// Adds the segments in order. One thread per column; the last three are the totals. (A template, so that files which
+// include this do not all define it.)
+template <class Sum>
 __global__ void __launch_bounds__(kThreads) add_segments_kernel(const __grid_constant__ Job job, Index count) {
     const Index column = static_cast<Index>(blockIdx.x) * kThreads + device::thread_number();
     const Index p = job.parameters;
     if (column < p) {
-        double sum = 0.0;
-        double squares = 0.0;
+        Sum sum = 0.0;
+        Sum squares = 0.0;
         for (Index segment = 0; segment < count; ++segment) sum += job.partial_sums[segment * p + column];
         job.panel.sums[column] = sum;
         if (job.panel.squares) {

@@ -16,13 +16,18 @@ from typing import Any, Final
 
 import numpy as np
 
+from gradhess._backends.cupy.accuracy import CHOSEN
+from gradhess._backends.cupy.engine import ACCURACIES, Accuracy
 from gradhess._backends.protocol import Backend
 from gradhess._backends.structured_backend import StructuredBackend
 from gradhess._config import VERSION
 from gradhess.errors import BackendError, InputError, InputTypeError
 
 PREFERENCE: Final = ("cpu", "numba", "reference")
-"""The backends that can serve a call, the fastest first."""
+"""The backends that can serve a call on NumPy arrays, the fastest first."""
+
+DEVICE_PREFERENCE: Final = ("cuda", "cupy")
+"""Those for arrays on a GPU."""
 
 MAX_THREADS: Final = 1024
 """More than any machine helps; far more would end the process where threads are started."""
@@ -32,6 +37,7 @@ MODULES: Final = {
     "numba": "gradhess._backends.numba",
     "reference": "gradhess._backends.reference",
     "cuda": "gradhess._backends.cuda",
+    "cupy": "gradhess._backends.cupy",
 }
 
 _VARIABLES: Final[dict[Any, Any] | None] = getattr(os.environ, "_data", None)
@@ -42,6 +48,7 @@ _KEYS: Final = {
 _loaded: dict[str, Backend] = {}
 _reasons: dict[str, str] = {}
 _override: ContextVar[Backend | None] = ContextVar("gradhess_backend", default=None)
+_device_override: ContextVar[Any] = ContextVar("gradhess_device_backend", default=None)
 _threads: int | None = None
 
 
@@ -58,18 +65,38 @@ def get(name: str) -> Backend:
         except (ImportError, BackendError) as error:
             _reasons[name] = str(error) or type(error).__name__
         else:
-            _loaded[name] = StructuredBackend(loaded)
+            # On a GPU structured rows are a matter of the backend's own.
+            _loaded[name] = loaded if name in DEVICE_PREFERENCE else StructuredBackend(loaded)
             return _loaded[name]
     raise BackendError(f"backend {name!r} is not available: {_reasons[name]}")
 
 
 def active() -> Backend:
-    """The backend of this call: ``use_backend``, else ``GRADHESS_BACKEND``, else the fastest that is there."""
+    """That of this call on NumPy arrays: ``use_backend``, else ``GRADHESS_BACKEND``, else the fastest there is."""
     chosen = _override.get()
     if chosen is not None:
         return chosen
     name = _environment("GRADHESS_BACKEND")
-    return get(name) if name else _fastest()
+    return get(name) if name and name not in DEVICE_PREFERENCE else _fastest()
+
+
+def active_device() -> Any:
+    """The same for arrays on a GPU; BackendError with the reasons where none can be used."""
+    chosen = _device_override.get()
+    if chosen is not None:
+        return chosen
+    name = _environment("GRADHESS_BACKEND")
+    if name in DEVICE_PREFERENCE:
+        return get(name)
+    for preferred in DEVICE_PREFERENCE:
+        try:
+            return get(preferred)
+        except BackendError:
+            pass
+    raise BackendError(
+        "no backend for arrays on a GPU: "
+        + "; ".join(f"{preferred}: {_reasons[preferred]}" for preferred in DEVICE_PREFERENCE)
+    )
 
 
 def _environment(name: str) -> str | None:
@@ -99,9 +126,12 @@ def _fastest() -> Backend:
 class BackendChoice:
     """What ``use_backend`` returns: the choice holds already; as a context manager it ends with the block."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, accuracy: Accuracy | None = None) -> None:
         self._name = backend.name
-        self._token: Token[Backend | None] = _override.set(backend)
+        variable: ContextVar[Any] = _device_override if backend.name in DEVICE_PREFERENCE else _override
+        self._tokens: list[tuple[ContextVar[Any], Token[Any]]] = [(variable, variable.set(backend))]
+        if accuracy is not None:
+            self._tokens.append((CHOSEN, CHOSEN.set(accuracy)))
 
     def __enter__(self) -> BackendChoice:
         return self
@@ -109,20 +139,26 @@ class BackendChoice:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _override.reset(self._token)
+        for variable, token in reversed(self._tokens):
+            variable.reset(token)
 
     def __repr__(self) -> str:
         return f"<gradhess backend {self._name!r}>"
 
 
-def use_backend(name: str) -> BackendChoice:
+def use_backend(name: str, *, accuracy: str | None = None) -> BackendChoice:
     """Choose the backend that computes from here on.
 
     Parameters
     ----------
-    name : {"cpu", "numba", "reference"}
-        ``"cpu"`` is the compiled code, ``"numba"`` the same algorithm compiled at run time, and ``"reference"``
-        plain NumPy, slow and obvious.
+    name : {"cpu", "numba", "reference"} or {"cuda", "cupy"}
+        For NumPy arrays ``"cpu"`` is the compiled code, ``"numba"`` the same algorithm compiled at run time, and
+        ``"reference"`` plain NumPy, slow and obvious. For arrays on a GPU ``"cuda"`` is the compiled kernels, and
+        ``"cupy"`` CuPy and cuBLAS alone. The two choices do not touch each other: arrays never change their device.
+    accuracy : {"float32", "fp16x3", "tf32"}, optional
+        Of a GPU backend: the least accuracy of products of float32 rows. ``"float32"``, the default, is that of sums
+        in float32, or better; ``"fp16x3"`` about 1e-6 and ``"tf32"`` about 1e-3 of a diagonal entry. A backend may be
+        more accurate, never less.
 
     Returns
     -------
@@ -134,7 +170,7 @@ def use_backend(name: str) -> BackendChoice:
     BackendError
         The backend is not available; the message says why.
     InputError
-        There is no backend of that name.
+        There is no backend, or no accuracy, of that name; an accuracy for a backend that is not on a GPU.
 
     Notes
     -----
@@ -146,7 +182,16 @@ def use_backend(name: str) -> BackendChoice:
     >>> with gradhess.use_backend("reference"):
     ...     gradhess.weighted_gram(X)
     """
-    return BackendChoice(get(name))
+    if accuracy is not None:
+        if accuracy not in ACCURACIES:
+            raise InputError(
+                f"accuracy is {accuracy!r}; it must be one of {', '.join(map(repr, ACCURACIES))}"
+            )
+        if name not in DEVICE_PREFERENCE:
+            raise InputError(
+                f"accuracy is for the backends of GPUs, {', '.join(DEVICE_PREFERENCE)}, not for {name!r}"
+            )
+    return BackendChoice(get(name), accuracy)
 
 
 def num_threads() -> int:

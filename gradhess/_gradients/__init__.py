@@ -1,6 +1,8 @@
 """Batches of per-sample gradients: structured, lazy, never formed."""
 
-from gradhess._gradients.base import DenseGradients, Gradients, as_gradients
+from gradhess._gradients.base import DenseGradients, Gradients
+from gradhess._gradients.dense import as_gradients
+from gradhess._gradients.device.deferred import synchronize
 from gradhess._gradients.glm import GlmGradients, glm_gradients
 from gradhess._gradients.gram import weighted_gram
 from gradhess._gradients.grouped import GroupedGradients, grouped
@@ -16,5 +18,6 @@ __all__ = [
     "glm_gradients",
     "grouped",
     "layer_gradients",
+    "synchronize",
     "weighted_gram",
 ]

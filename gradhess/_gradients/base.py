@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from gradhess import _memory
 from gradhess import _validation as check
-from gradhess._arrays import NUMPY, give_back, library_of
+from gradhess._arrays import NUMPY, give_back
 from gradhess._backends import registry
 from gradhess._backends.protocol import FLOAT64, LOSS, AnyArray, Float64Array, MomentState, Rows
 from gradhess._gradients import dual, passes
@@ -288,29 +288,3 @@ def scatter_of(state: MomentState) -> AnyArray:
 
 class DenseGradients(Gradients):
     """Gradients that exist as an (n, p) array already: row i of the array is the gradient of sample i."""
-
-
-def as_gradients(G: Any) -> Gradients:
-    """The interface of ``glm_gradients`` over an explicit array of gradients.
-
-    Parameters
-    ----------
-    G : array_like, shape (n, p)
-        Row i is the gradient of sample i. float32 and float64 in any memory order, integers and booleans; not
-        copied.
-
-    Returns
-    -------
-    Gradients
-        With ``shape``, ``dtype``, ``sum``, ``mean``, ``gram``, ``covariance``, ``diagonal``, ``norms``, ``matvec``,
-        ``rmatvec``, ``gram_matvec``, ``cogram``, ``project``, ``toarray``, ``as_linear_operator``. ``loss`` and
-        ``hessian`` are errors: an array has none.
-
-    Raises
-    ------
-    InputError, InputTypeError
-        Not two-dimensional, no columns, or not real numbers.
-    """
-    if isinstance(G, Gradients):
-        return G
-    return DenseGradients(Rows(check.matrix(G, "G")), library_of(G))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,10 @@ from gradhess import _validation as check
 from gradhess._arrays import give_back, library_of
 from gradhess._backends import registry
 from gradhess._backends.protocol import FLOAT64, Float64Array, Rows
+from gradhess._device_arrays import on_device
 from gradhess._gradients import outer_gram, passes, softmax
 from gradhess._gradients.base import Gradients, scatter_of
+from gradhess._gradients.device.make import device_glm_gradients
 from gradhess.errors import InputError
 from gradhess.losses import Loss
 
@@ -131,7 +133,7 @@ def glm_gradients(
 
     Returns
     -------
-    GlmGradients
+    GlmGradients (of arrays on a GPU: DeviceGradients, with the same methods)
         Of shape (n, p): p = d, or d + 1 with an intercept; k times that for softmax, row-major over (k, d) or
         (k, d + 1).
 
@@ -144,5 +146,11 @@ def glm_gradients(
         Data that are not real numbers.
     """
     resolved = check.resolve_loss(loss)
+    if type(X) is not np.ndarray and on_device(X):
+        # The same methods: typed as what arrays on the host would give.
+        return cast(
+            GlmGradients,
+            device_glm_gradients(X, y, coef, resolved, intercept=intercept, sample_weight=sample_weight),
+        )
     rows = check.glm_rows(X, y, coef, resolved, intercept=intercept, sample_weight=sample_weight)
     return GlmGradients(rows, library_of(X), resolved)

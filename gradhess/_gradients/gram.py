@@ -11,8 +11,10 @@ from gradhess import _validation as check
 from gradhess._arrays import give_back, library_of
 from gradhess._backends import registry
 from gradhess._backends.protocol import FLOAT32, FLOAT64, AnyArray, Float64Array, MomentState, Rows
+from gradhess._device_arrays import on_device
 from gradhess._gradients import passes
 from gradhess._gradients.base import scatter_of
+from gradhess._gradients.device.make import device_weighted_gram
 from gradhess._gradients.interrupts import InterruptDeferred
 
 TEMPORARY_MAX_COLUMNS: Final = 1024
@@ -53,6 +55,8 @@ def weighted_gram(X: Any, weights: Any = None, *, out: Any = None) -> Any:
     After an error ``out`` is as it was, to the bit. Only Ctrl-C above 1024 columns leaves the sum over some of the
     rows in it, as there is no second matrix to return to.
     """
+    if type(X) is not np.ndarray and on_device(X):
+        return device_weighted_gram(X, weights, out)
     rows = Rows(check.matrix(X, "X"))
     data = rows.X
     row_weights = None if weights is None else check.per_row(weights, "weights", rows.n_samples, data.shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -11,7 +11,10 @@ from gradhess._arrays import as_numpy
 from gradhess._backends.grouped_rows import GroupedRows
 from gradhess._backends.groups import Groups
 from gradhess._backends.protocol import Float64Array
-from gradhess._gradients.base import DenseGradients, Gradients, as_gradients
+from gradhess._gradients.base import DenseGradients, Gradients
+from gradhess._gradients.dense import as_gradients
+from gradhess._gradients.device.base import DeviceGradients
+from gradhess._gradients.device.make import device_grouped
 from gradhess._gradients.glm import GlmGradients
 from gradhess._gradients.group_arguments import per_draw, per_group, resolve
 from gradhess.errors import InputError, InputTypeError
@@ -88,6 +91,20 @@ def grouped(
     >>> g.covariance(ddof=1)  # the noise of stochastic gradients, from one pass
     """
     source = as_gradients(gradients)
+    if isinstance(source, DeviceGradients):
+        # The same methods: typed as what arrays on the host would give.
+        return cast(
+            GroupedGradients,
+            device_grouped(
+                source,
+                groups,
+                group_size=group_size,
+                offsets=offsets,
+                factors=factors,
+                shifts=shifts,
+                scale=scale,
+            ),
+        )
     if not isinstance(source, (DenseGradients, GlmGradients)):
         raise InputTypeError(
             f"gradients of type {type(source).__name__} cannot be grouped; pass glm_gradients or an array of rows"

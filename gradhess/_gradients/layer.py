@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,10 @@ from gradhess._backends import registry
 from gradhess._backends.outer_rows import OuterRows
 from gradhess._backends.protocol import Float64Array, MomentState, PairWeights
 from gradhess._backends.structured_rows import StructuredRows
+from gradhess._device_arrays import on_device
 from gradhess._gradients import outer_gram, passes
 from gradhess._gradients.base import Gradients
+from gradhess._gradients.device.make import device_layer_gradients
 from gradhess.errors import InputError
 
 
@@ -93,7 +95,7 @@ def layer_gradients(activations: Any, errors: Any, *, bias: bool = False, mask: 
 
     Returns
     -------
-    LayerGradients
+    LayerGradients (of arrays on a GPU: DeviceGradients, with the same methods)
         Of shape (n, p), p = k m or k (m + 1). ``loss`` and ``hessian`` are errors.
 
     Raises
@@ -109,6 +111,9 @@ def layer_gradients(activations: Any, errors: Any, *, bias: bool = False, mask: 
     of the product. With a sequence axis, and wherever rows have to be centred, a few slabs of rows are formed at a
     time. ``norms`` and ``cogram`` form rows only where that costs less than going over pairs of steps.
     """
+    if type(activations) is not np.ndarray and on_device(activations):
+        # The same methods: typed as what arrays on the host would give.
+        return cast(LayerGradients, device_layer_gradients(activations, errors, bias=bias, mask=mask))
     return LayerGradients(
         check.layer_rows(activations, errors, bias=bias, mask=mask), library_of(activations)
     )

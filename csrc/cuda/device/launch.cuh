@@ -13,10 +13,14 @@ struct LaunchShape {
     dim3 grid;
     int threads = 0;  // of a block
     std::size_t shared_bytes = 0;
-    void* stream = nullptr;               // a cudaStream_t
-    unsigned cluster = 1;                 // blocks along x; more than 1 from sm_90 on
-    const char* file = __builtin_FILE();  // of the launch
-    int line = __builtin_LINE();
+    void* stream = nullptr;  // a cudaStream_t
+    unsigned cluster = 1;    // blocks along x; more than 1 from sm_90 on
+    const char* file;        // where the launch was written
+    int line;
+
+    // As default arguments these are the place of the declaration.
+    explicit LaunchShape(const char* at_file = __builtin_FILE(), int at_line = __builtin_LINE())
+        : file(at_file), line(at_line) {}
 };
 
 constexpr int kLaunchFailure = 719;  // cudaErrorLaunchFailure

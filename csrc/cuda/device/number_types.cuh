@@ -94,6 +94,15 @@ GRADHESS_DEVICE Half round_to<Half>(float value) {
 
 #endif
 
+// A product that the compiler does not contract into a fused multiply-add.
+#if defined(GRADHESS_CUDA_EMULATOR)
+inline float rounded_product(float a, float b) { return a * b; }
+inline double rounded_product(double a, double b) { return a * b; }
+#else
+GRADHESS_DEVICE float rounded_product(float a, float b) { return __fmul_rn(a, b); }
+GRADHESS_DEVICE double rounded_product(double a, double b) { return __dmul_rn(a, b); }
+#endif
+
 GRADHESS_DEVICE float to_float(float value) { return value; }
 GRADHESS_DEVICE double to_double(double value) { return value; }
 GRADHESS_DEVICE double to_double(float value) { return static_cast<double>(value); }

@@ -12,7 +12,7 @@ Rules for every method:
 * What it computes is a function of the block alone: the same bits wherever the block's rows lie in memory and on any
   stream. No atomics on floating-point numbers.
 * Arrays are ``cupy.ndarray`` (``.data.ptr``, ``.strides``); scatter matrices are (p, p) C-contiguous float64 or
-  float32, of which the lower triangle (row >= column) is added to and the rest left alone.
+  float32, of which the lower triangle (row >= column) is added to; what is above it is never read, and may be written.
 * Where ``block.gate`` holds a number >= 0 the rows count as zero: sums, totals and the update are all zero, so an
   accumulator keeps its bits. Rows that are not finite lower ``panel.bad``; what they then add does not matter, since
   the backend puts accumulators back.
@@ -71,7 +71,7 @@ class Panel(Protocol):
     """(3,) float64: ``sum_i w_i``, ``sum_i w_i^2``, ``sum_i c_i l_i``, with w the product of both weights."""
     bad: DeviceArray
     """(1,) int64: the smallest ``first_row + i`` of a row, or weight, that is not finite, if it is below what is there.
-    The backend sets it to ``NO_BAD_ROW`` before the first block of a call."""
+    The backend puts an array of its own here, and sets it to ``NO_BAD_ROW`` before the first block of a call."""
 
 
 class Engine(Protocol):

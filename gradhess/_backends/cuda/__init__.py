@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
-from typing import NoReturn
+from typing import TYPE_CHECKING
 
 from gradhess.errors import BackendError
+
+if TYPE_CHECKING:
+    from gradhess._backends.cupy.backend import CupyBackend
 
 NO_DRIVER = 35
 """cudaErrorInsufficientDriver: what the runtime answers where there is no driver, or one that is too old."""
@@ -47,10 +50,17 @@ def describe() -> dict[str, str]:
     return facts
 
 
-def load() -> NoReturn:
-    """Always BackendError: no device can serve the table of operations yet. The message says what was found."""
+def load() -> CupyBackend:
+    """The backend over the compiled kernels; BackendError with what was found where it cannot be used."""
     facts = describe()
     if facts["compiled"] == "no":
         raise BackendError(facts["reason"])
-    found = facts.get("reason") or f"devices: {facts['devices']}; so far no call on NumPy arrays runs there"
-    raise BackendError(f"compiled ({facts['compiled']}); {found}")
+    if "reason" in facts:
+        raise BackendError(f"compiled ({facts['compiled']}); {facts['reason']}")
+    from gradhess._backends.cupy import devices
+
+    devices()  # CuPy holds the arrays
+    from gradhess._backends.cuda.engine import CudaEngine
+    from gradhess._backends.cupy.backend import CupyBackend
+
+    return CupyBackend("cuda", CudaEngine())

@@ -1,0 +1,372 @@
+"""The table of operations on CuPy arrays. See ``gradhess._backends.protocol.Backend`` for what each method does.
+
+All arrays are of the current device, and work is queued in CuPy's current stream; whoever calls sets both. Only what
+returns a number of Python (``first_nonfinite``) waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, cast
+
+import numpy as np
+
+from gradhess._backends.cupy import layout
+from gradhess._backends.cupy.accuracy import CHOSEN
+from gradhess._backends.cupy.cublas_engine import CublasEngine, CublasPanel, scale_rows
+from gradhess._backends.cupy.engine import NO_BAD_ROW, Accuracy, Block, DeviceArray, Engine, Panel
+from gradhess._backends.cupy.launch import cupy, device_errors, empty, flat, table, zeros
+from gradhess._backends.cupy.moments import DeviceMoments, begin, close, commit, join
+from gradhess._backends.cupy.pairs import pair_dependence
+from gradhess._backends.cupy.rows import DeviceRows
+from gradhess._backends.cupy.slopes import plain, row_weights, slopes, strides
+from gradhess._backends.cupy.structured import DeviceStructuredRows
+from gradhess._backends.groups import Groups
+from gradhess._backends.protocol import FLOAT64, ROWS, MomentState, PairWeights, Rows
+
+PIECE_BYTES: Final = 64 << 20
+"""Rows, in float64, that a product with vectors works on at a time."""
+
+
+class CupyBackend:
+    """``Backend`` on a GPU, over an engine; ``threads`` plays no part."""
+
+    def __init__(self, name: str, engine: Engine) -> None:
+        self.name = name
+        self.engine = engine
+        self.cublas = CublasEngine()
+
+    @property
+    def accuracy(self) -> Accuracy:
+        """What ``use_backend(..., accuracy=...)`` chose."""
+        return CHOSEN.get()
+
+    # ---- moments -------------------------------------------------------------------------------------------------
+
+    def accumulate(
+        self, rows: Rows, weights: DeviceArray | None, state: MomentState, *, threads: int = 1
+    ) -> None:
+        """Adds rows to ``state`` (``DeviceMoments``), whole blocks, of which the last may be short.
+
+        It raises nothing for rows that are not finite: they lower ``state.bad``, and ``commit`` drops the call.
+        """
+        self.add_rows(rows, weights, _device(state), first_row=0)
+
+    def add_rows(
+        self, rows: Rows, weights: DeviceArray | None, state: DeviceMoments, *, first_row: int
+    ) -> None:
+        """``accumulate`` for rows whose indices in the call begin at ``first_row``."""
+        for start, stop in spans(rows.n_samples, layout.block_rows(state.n_parameters)):
+            part = dense(rows.slice(start, stop))
+            given = None if weights is None else weights[start:stop]
+            with device_errors("adding a block of rows"):
+                self._add_block(part, given, state, first_row + start)
+
+    def _add_block(
+        self, rows: Rows, weights: DeviceArray | None, state: DeviceMoments, first_row: int
+    ) -> None:
+        shift = self._shift(rows, weights, state) if state.centred else None
+        block = Block(rows, weights, shift, state.gate, first_row)
+        engine = self.engine if self.engine.serves(rows, state.structure) else self.cublas
+        panel = self._panel(engine, rows, state)
+        diagonal = state.structure != "full"
+        if diagonal or not engine.fused(block, panel, state.scatter):
+            engine.prepare(block, panel, squares=diagonal)
+            if not diagonal:
+                engine.rank_update(panel, state.scatter)
+        join(state, panel.sums, panel.totals, shift, panel.squares if diagonal else None)
+        state.counts[ROWS] += rows.n_samples
+
+    def _panel(self, engine: Engine, rows: Rows, state: DeviceMoments) -> Panel:
+        key = (engine.name, rows.compute_dtype, self.accuracy)
+        panel, capacity = state.panels.get(key, (None, 0))
+        if capacity < rows.n_samples:
+            state.panels.pop(key, None)  # before the larger one is made
+            capacity = rows.n_samples
+            made = engine.panel(capacity, state.n_parameters, rows.compute_dtype, accuracy=self.accuracy)
+            made.bad = state.bad
+            state.panels[key] = made, capacity
+            return made
+        return cast(Panel, panel)
+
+    def _shift(self, rows: Rows, weights: DeviceArray | None, state: DeviceMoments) -> DeviceArray:
+        """(p,) float64, rounded to the compute type: the mean of the first rows, or of all where there are weights."""
+        head = min(rows.n_samples, layout.SHIFT_ROWS) if weights is None else rows.n_samples
+        key = ("shift", rows.compute_dtype)
+        panel, capacity = state.panels.get(key, (None, 0))
+        if capacity < head:
+            capacity = head
+            panel = CublasPanel(capacity, state.n_parameters, rows.compute_dtype, self.accuracy)
+            state.panels[key] = panel, capacity
+        block = Block(rows.slice(0, head), weights, gate=state.gate)
+        self.cublas.row_pass(block, panel, keep=False)
+        shift = empty(state.n_parameters, FLOAT64, "a shift")
+        flat(
+            "mean_shift",
+            rows.compute_dtype,
+            state.n_parameters,
+            panel.sums,
+            panel.totals,
+            state.n_parameters,
+            shift,
+        )
+        return shift
+
+    def add_call(
+        self,
+        rows: Rows,
+        weights: DeviceArray | None,
+        state: DeviceMoments,
+    ) -> None:
+        """A call of its own: all rows, or, if one is not finite, none of them; without waiting to know."""
+        seen = int(state.counts[ROWS])
+        if not begin(state):
+            self.find_bad(rows, weights, state.bad)
+            close(state, waiting=0)
+        self.add_rows(rows, weights, state, first_row=0)
+        commit(state, seen=seen, waiting=0)
+
+    def close_block(self, state: MomentState) -> None:
+        """Nothing: no block is ever open."""
+
+    def merge(self, state: MomentState, other: MomentState) -> None:
+        mine, theirs = _device(state), _device(other)
+        if mine.scatter is not None:
+            cupy().add(mine.scatter, theirs.scatter, out=mine.scatter)
+        nothing = zeros(mine.n_parameters, FLOAT64, "a merge")
+        sums, shift = (nothing, theirs.location) if mine.centred else (theirs.location, None)
+        join(mine, sums, theirs.scalars, shift, nothing)
+        mine.counts += theirs.counts
+
+    def symmetrize(
+        self,
+        lower: DeviceArray,
+        scale: float,
+        out: DeviceArray,
+        *,
+        threads: int = 1,
+        status: DeviceArray | None = None,
+    ) -> None:
+        """With ``status``, the result is NaN where that says that rows were left out."""
+        p = int(lower.shape[0])
+        table("symmetrize", lower.dtype, p, p, lower, p, float(scale), None, status, out)
+
+    # ---- rows ----------------------------------------------------------------------------------------------------
+
+    def materialize(self, rows: Rows, out: DeviceArray) -> None:
+        if isinstance(rows, DeviceStructuredRows):
+            rows.expand(out)
+            return
+        X = plain(rows)
+        slope = slopes(rows, X)[0] if rows.kind == "gradient" else None
+        scale_rows(rows, X, slope, rows.n_samples, z=out)
+
+    def wait(
+        self,
+        rows: Rows,
+        weights: DeviceArray | None,
+        skip: DeviceArray | None,
+        state: DeviceMoments,
+        out: DeviceArray,
+        out_weights: DeviceArray | None,
+        *,
+        first_row: int,
+    ) -> None:
+        """Compute rows into ``out``, where they wait for the rest of their block; nothing is written if the gate is
+        closed. Rows that ``skip`` marks become zero rows of weight zero; others that are not finite lower ``bad``."""
+        part = dense(rows)
+        X = plain(part)
+        slope = slopes(part, X)[0] if part.kind == "gradient" else None
+        n = rows.n_samples
+        scale_rows(
+            part,
+            X,
+            slope,
+            n,
+            weights=weights,
+            gate=state.gate,
+            skip=skip,
+            z=out,
+            bad=state.bad,
+            hold=True,
+            first=first_row,
+        )
+        if out_weights is not None:
+            flat("wait_weights", FLOAT64, n, weights, skip, n, state.gate, out_weights)
+
+    def find_bad(
+        self,
+        rows: Rows,
+        weights: DeviceArray | None,
+        bad: DeviceArray | None,
+        *,
+        mask: DeviceArray | None = None,
+        gate: DeviceArray | None = None,
+    ) -> None:
+        """Lower ``bad`` to the first row, or weight, that is not finite, and mark all such rows in ``mask``."""
+        for start, stop in spans(rows.n_samples, layout.block_rows(rows.n_parameters)):
+            part = dense(rows.slice(start, stop))
+            X = plain(part)
+            slope = None if part.kind == "dense" else slopes(part, X)[0]
+            given = None if weights is None else weights[start:stop]
+            scale_rows(
+                part,
+                X,
+                slope,
+                stop - start,
+                weights=row_weights(part, given, slope),
+                gate=gate,
+                bad=bad,
+                mask=None if mask is None else mask[start:stop],
+                first=start,
+            )
+
+    def first_nonfinite(self, rows: Rows, weights: DeviceArray | None, *, threads: int = 1) -> int:
+        bad = empty(1, np.int64, "a flag")
+        bad.fill(NO_BAD_ROW)
+        self.find_bad(rows, weights, bad)
+        index = int(bad.get()[0])
+        return -1 if index == NO_BAD_ROW else index
+
+    def errors(self, rows: Rows, *, threads: int = 1) -> DeviceArray:
+        return slopes(rows, plain(rows))[0]
+
+    def formed(self, rows: Rows) -> Iterator[tuple[slice, DeviceArray]]:
+        """The rows in float64, a piece at a time."""
+        size = max(PIECE_BYTES // (8 * rows.n_parameters), 1)
+        for start, stop in spans(rows.n_samples, size):
+            part = rows.slice(start, stop)
+            out = empty((stop - start, rows.n_parameters), rows.compute_dtype, "rows")
+            self.materialize(part, out)
+            yield slice(start, stop), out.astype(FLOAT64, copy=False)
+
+    def norms(self, rows: Rows, *, threads: int = 1) -> DeviceArray:
+        out = empty(rows.n_samples, FLOAT64, "norms")
+        for span, G in self.formed(rows):
+            out[span] = cupy().linalg.norm(G, axis=1)
+        return out
+
+    def matvec(self, rows: Rows, vectors: DeviceArray, *, threads: int = 1) -> DeviceArray:
+        out = empty((rows.n_samples, int(vectors.shape[1])), FLOAT64, "a product")
+        for span, G in self.formed(rows):
+            out[span] = G @ vectors
+        return out
+
+    def rmatvec(self, rows: Rows, vectors: DeviceArray, *, threads: int = 1) -> DeviceArray:
+        out = zeros((rows.n_parameters, int(vectors.shape[1])), FLOAT64, "a product")
+        for span, G in self.formed(rows):
+            out += G.T @ vectors[span]
+        return out
+
+    def gram_matvec(self, rows: Rows, vectors: DeviceArray, *, threads: int = 1) -> DeviceArray:
+        out = zeros(vectors.shape, FLOAT64, "a product")
+        for _, G in self.formed(rows):
+            out += G.T @ (G @ vectors)
+        return out
+
+    def group_sums(self, rows: Rows, groups: Groups, out: DeviceArray, *, threads: int = 1) -> None:
+        """Draws outside of the rows were checked by the caller; here they would count as nothing."""
+        X = plain(rows)
+        bad = empty(1, np.int64, "a flag")
+        bad.fill(NO_BAD_ROW)
+        table(
+            "group_sums",
+            X.dtype,
+            groups.count,
+            int(out.shape[1]),
+            X,
+            int(X.shape[0]),
+            int(X.shape[1]),
+            *strides(X),
+            bool(rows.unit_column),
+            groups.offsets,
+            groups.indices,
+            groups.slopes,
+            groups.factors,
+            groups.shifts,
+            groups.scale,
+            groups.n_outputs,
+            groups.count,
+            bad,
+            out,
+        )
+
+    def outer_gram(
+        self,
+        A: DeviceArray,
+        pairs: PairWeights,
+        unit_column: bool,
+        out: DeviceArray,
+        *,
+        begin: bool,
+        end: bool,
+        threads: int = 1,
+    ) -> None:
+        """Pieces of any length; block by block, unless the engine does it at once."""
+        if begin:
+            out.fill(0)
+        k = int(pairs.errors.shape[1])
+        width = int(A.shape[1]) + unit_column
+        full = A
+        if unit_column:
+            full = empty((int(A.shape[0]), width), A.dtype, "activations")
+            full[:, :-1] = A
+            full[:, -1] = 1
+        served = self.engine.outer_rank_update(
+            full, pairs.errors, pairs.row_weight, pairs.curvature, out, accuracy=self.accuracy
+        )
+        if not served:
+            self._outer_blocks(DeviceRows(full), pairs, out, k, width)
+        if end:
+            self.symmetrize(out, 1.0, out)
+
+    def _outer_blocks(self, rows: Rows, pairs: PairWeights, out: DeviceArray, k: int, width: int) -> None:
+        xp = cupy()
+        aside = empty((width, width), out.dtype, "a block")
+        panel = self.cublas.panel(
+            min(rows.n_samples, layout.BLOCK_ROWS), width, rows.compute_dtype, accuracy=self.accuracy
+        )
+        for start, stop in spans(rows.n_samples, layout.BLOCK_ROWS):
+            e = pairs.errors[start:stop]
+            c = None if pairs.row_weight is None else pairs.row_weight[start:stop]
+            for p in range(k):
+                for q in range(p + 1):
+                    other = ((1.0 if p == q else 0.0) - e[:, q]) if pairs.curvature else e[:, q]
+                    s = e[:, p] * other
+                    weights = xp.ascontiguousarray(s if c is None else s * c)
+                    self.cublas.prepare(Block(rows.slice(start, stop), weights), panel)
+                    aside.fill(0)
+                    self.cublas.rank_update(panel, aside)
+                    self.symmetrize(aside, 1.0, aside)
+                    out[p * width : (p + 1) * width, q * width : (q + 1) * width] += aside
+
+    def pair_dependence(
+        self,
+        labels: DeviceArray,
+        q: int,
+        input_weights: DeviceArray,
+        target_weights: DeviceArray | None,
+        *,
+        threads: int = 1,
+    ) -> DeviceArray:
+        return pair_dependence(labels, q, input_weights, target_weights)
+
+
+def spans(n_rows: int, size: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of consecutive ranges of ``size`` rows, the last shorter."""
+    for start in range(0, n_rows, size):
+        yield start, min(start + size, n_rows)
+
+
+def dense(rows: Rows) -> Rows:
+    """Structured rows formed; others as they are."""
+    if not isinstance(rows, DeviceStructuredRows):
+        return rows
+    out = empty((rows.n_samples, rows.n_parameters), rows.compute_dtype, "rows")
+    rows.expand(out)
+    return DeviceRows(out)
+
+
+def _device(state: MomentState) -> DeviceMoments:
+    assert isinstance(state, DeviceMoments)
+    return state

@@ -1,0 +1,42 @@
+"""Pairwise dependence of inputs under a class of targets, by matrix products of indicator columns."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from gradhess._backends.cupy.engine import DeviceArray
+from gradhess._backends.cupy.launch import cupy, zeros
+from gradhess._backends.protocol import FLOAT64
+
+TILE_BYTES: Final = 128 << 20
+"""Of indicators, in float64, that exist at a time."""
+
+
+def pair_dependence(
+    labels: DeviceArray, q: int, input_weights: DeviceArray, target_weights: DeviceArray | None
+) -> DeviceArray:
+    """See ``Backend.pair_dependence``. Counts are integers below 2^31, exact in float64."""
+    xp = cupy()
+    n_targets, n_inputs = labels.shape
+    out = zeros(n_inputs, FLOAT64, "pairwise dependence")
+    total = float(n_targets) if target_weights is None else 1.0
+    size = int(max(1, min(n_inputs, TILE_BYTES // (8 * n_targets))))
+    numbers = xp.arange(n_inputs)
+    for top in range(0, n_inputs, size):
+        x = labels[:, top : top + size]
+        for left in range(top, n_inputs, size):
+            other = labels[:, left : left + size]
+            eps = zeros((int(x.shape[1]), int(other.shape[1])), FLOAT64, "pairwise dependence")
+            for y in range(q):
+                mine = (x == np.uint8(y)).astype(FLOAT64)
+                if target_weights is not None:
+                    mine = mine * target_weights[:, None]
+                for z in range(q):
+                    joint = mine.T @ (other == np.uint8(z)).astype(FLOAT64)
+                    eps += xp.abs(joint / total - 1.0 / (q * q))
+            later = numbers[left : left + size][None, :] > numbers[top : top + size][:, None]
+            weighted = xp.where(later, eps * eps * input_weights[left : left + size][None, :], 0.0)
+            out[top : top + size] += weighted.sum(axis=1)
+    return out

@@ -1,0 +1,140 @@
+"""``cupy.RawModule`` of the stand-in: compiles the same CUDA source for the host, and checks every argument."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cupy import _memory, cuda
+from cupy._array import ndarray
+
+PRELUDE = r"""
+#include <cmath>
+#include <cstdint>
+struct Dim { unsigned x, y, z; };
+static thread_local Dim blockIdx, threadIdx, blockDim, gridDim;
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __restrict__ __restrict
+#define SHARED static thread_local
+#define EACH_LANE(lane) for (int lane = 0; lane < 32; ++lane)
+#define WARP_BARRIER()
+using std::isfinite;
+static void atomicMin(long long* place, long long value) { if (value < *place) *place = value; }
+"""
+KERNEL = re.compile(r'extern "C" __global__ void (\w+)\(([^)]*)\)', re.DOTALL)
+SCALARS = {"int": np.int32, "i64": np.int64, "double": np.float64}
+POINTERS = {"double": "float64", "i64": "int64", "signed char": "int8", "bool": "bool"}
+
+
+def _parameters(text: str) -> list[tuple[str, bool]]:
+    """(type, is pointer) of each parameter."""
+    found = []
+    for parameter in text.split(","):
+        words = parameter.replace("const ", "").strip()
+        kind, _, _ = words.rpartition("*" if "*" in words else " ")
+        found.append((kind.strip(), "*" in words))
+    return found
+
+
+class RawModule:
+    def __init__(self, code: str, *, options: tuple[str, ...] = (), backend: str = "nvrtc") -> None:
+        assert all(isinstance(option, str) for option in options)
+        self.code = code
+        self.type = re.search(r"#define T (\w+)", code).group(1)  # type: ignore[union-attr]
+        self.kernels = {name: _parameters(text) for name, text in KERNEL.findall(code)}
+        self._library: Any = None
+
+    def get_function(self, name: str) -> RawKernel:
+        return RawKernel(self, name)
+
+    def library(self) -> Any:
+        if self._library is None:
+            self._library = ctypes.CDLL(str(self._compiled()))
+        return self._library
+
+    def _compiled(self) -> Path:
+        compiler = shutil.which("g++") or shutil.which("c++")
+        if compiler is None:
+            raise cuda.CompileException("no C++ compiler for the stand-in")
+        source = PRELUDE + self.code + "\n".join(self._launcher(name) for name in self.kernels)
+        folder = Path(tempfile.gettempdir()) / f"gradhess-standin-{os.getuid()}"
+        folder.mkdir(exist_ok=True)
+        target = folder / f"{hashlib.sha256(source.encode()).hexdigest()[:24]}.so"
+        if not target.exists():
+            path = target.with_suffix(f".{os.getpid()}.cpp")
+            path.write_text(source)
+            command = [compiler, "-std=c++17", "-O2", "-fPIC", "-shared", "-ffp-contract=off", "-Wall"]
+            made = path.with_suffix(".so")
+            done = subprocess.run([*command, "-o", made, path], capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise cuda.CompileException(done.stderr)
+            made.replace(target)
+            path.unlink()
+        return target
+
+    def _launcher(self, name: str) -> str:
+        types = [f"{kind}*" if pointer else kind for kind, pointer in self.kernels[name]]
+        values = ", ".join(f"*({kind}*)values[{i}]" for i, kind in enumerate(types))
+        return f"""
+extern "C" void launch_{name}(const unsigned* grid, const unsigned* block, void** values) {{
+    gridDim = {{grid[0], grid[1], grid[2]}}; blockDim = {{block[0], block[1], block[2]}};
+    for (unsigned b = 0; b < grid[0]; ++b)
+    for (unsigned y = 0; y < block[1]; ++y)
+    for (unsigned x = 0; x < block[0]; ++x) {{
+        blockIdx = {{b, 0, 0}}; threadIdx = {{x, y, 0}};
+        {name}({values});
+    }}
+}}"""
+
+
+class RawKernel:
+    def __init__(self, module: RawModule, name: str) -> None:
+        self.module, self.name = module, name
+        self.parameters = module.kernels[name]
+
+    def __call__(
+        self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], **rest: Any
+    ) -> None:
+        stream = cuda.get_current_stream()
+        assert len(args) == len(self.parameters), f"{self.name} takes {len(self.parameters)} arguments"
+        assert all(isinstance(size, int) and size >= 1 for size in (*grid, *block)), (grid, block)
+        assert int(np.prod(block)) <= 1024
+        assert grid[0] < 2**31
+        assert all(size < 65536 for size in grid[1:])
+        assert len(grid) == 1 or set(grid[1:]) == {1}
+        keep = [self._argument(value, *known) for value, known in zip(args, self.parameters, strict=True)]
+        values = (ctypes.c_void_p * len(keep))(*(ctypes.addressof(value) for value in keep))
+        sizes = [
+            (ctypes.c_uint * 3)(*shape, *(1,) * (3 - len(shape)))
+            for shape in (grid, (1, *block[1:]) if self.name == "predictor" else block)
+        ]
+        getattr(self.module.library(), f"launch_{self.name}")(*sizes, values)
+        _memory.check_all()
+        cuda.counts["launches"] += 1
+        cuda.log.append((self.name, stream.ptr, grid, block))
+
+    def _argument(self, value: Any, kind: str, pointer: bool) -> Any:
+        if not pointer:
+            expected = SCALARS[kind]
+            assert type(value) is expected, f"{self.name}: {kind} is given {type(value).__name__}"
+            made = {"int": ctypes.c_int32, "i64": ctypes.c_int64, "double": ctypes.c_double}[kind]
+            return made(value)
+        if isinstance(value, np.uint64):
+            assert value == 0, "an address that is not an array"
+            return ctypes.c_void_p(0)
+        assert isinstance(value, ndarray), f"{self.name}: {kind}* is given {type(value).__name__}"
+        wanted = POINTERS.get(kind) or {"float": "float32", "double": "float64"}[self.module.type]
+        assert value.dtype == wanted, f"{self.name}: {kind}* is given {value.dtype}"
+        assert value.device.id == cuda.get_device_id(), f"{self.name}: an array of another device"
+        return ctypes.c_void_p(value.data.ptr)
