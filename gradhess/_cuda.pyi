@@ -69,6 +69,9 @@ TENSOR_SCHEMES: Final[dict[str, tuple[int, int, bool]]]
 TENSOR_FLUSH_ROWS: Final[int]
 """Global rows after which float32 sums join the scatter matrix."""
 
+def tensor_kernel() -> str:
+    """What updates run on the current device: "wgmma", "mma", or "" where it can run neither."""
+
 def tensor_column_exponents_workspace(rows: int, columns: int) -> int:
     """Bytes for ``tensor_column_exponents``."""
 

@@ -66,6 +66,7 @@ def test_exponents_bring_columns_into_the_range_of_float16():
     y[:, 4] = 0
     y[:, 5] *= np.float32(2.0**60)
     y[:, 6] *= np.float32(1e-30)
+    y[:, 3] = -np.abs(y[:, 3])
     factors = np.random.default_rng(0).standard_normal(700)
     exponents = Guarded((9,), np.int32)
     needed = module.tensor_column_exponents_workspace(700, 9)
@@ -176,29 +177,37 @@ LONG = model.FLUSH_ROWS + 77
 
 @functools.cache
 def long_result(kernel):
+    """Rows of two segments, what C holds before, and after; additions of segments do not commute with that."""
     y = model.to_bfloat16(rows(LONG, 5)).astype(np.float32)
-    return y, model.update(y, y, "bf16", kernel)
+    segments = [y[: model.FLUSH_ROWS], y[model.FLUSH_ROWS :]]
+    first, second = (model.update(part, part, "bf16", kernel) for part in segments)
+    start = np.random.default_rng(6).standard_normal((5, 5)) * 1e15  # so that rounding shows the order
+    expected = np.tril((start + first) + second)
+    assert not (expected == np.tril((start + second) + first)).all()
+    return y, start, expected
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_segments_side_by_side_are_the_same_bits(kernel):
-    y, expected = long_result(kernel)
+    y, start, expected = long_result(kernel)
     planes = planes_of(y, "bf16")
     assert emulated.load().tensor_update_workspace(first_row=0, rows=LONG, columns=5) > 0
     for workspace in (True, False):
         got = emulated.update(
-            "bf16", planes, planes, rows=LONG, columns=5, workspace=workspace, kernel=kernel
+            "bf16", planes, planes, rows=LONG, columns=5, gram=start, workspace=workspace, kernel=kernel
         )
-        assert (np.tril(got) == np.tril(expected)).all()
+        assert (np.tril(got) == expected).all()
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_chunks_that_end_with_a_segment_are_the_same_bits(kernel):
-    y, expected = long_result(kernel)
+    y, start, expected = long_result(kernel)
     planes = planes_of(y, "bf16")
     chunks = [0, model.FLUSH_ROWS]
-    got = emulated.update("bf16", planes, planes, rows=LONG, columns=5, chunks=chunks, kernel=kernel)
-    assert (np.tril(got) == np.tril(expected)).all()
+    got = emulated.update(
+        "bf16", planes, planes, rows=LONG, columns=5, gram=start, chunks=chunks, kernel=kernel
+    )
+    assert (np.tril(got) == expected).all()
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -258,6 +267,12 @@ def test_outer_rows_take_a_quarter_of_the_square(k, d, kernel):
 def test_mirror_fills_what_is_equal_by_symmetry(d, dtype):
     lower = np.tril(np.random.default_rng(0).standard_normal((d, d))).astype(dtype)
     assert (emulated.mirror(lower, d) == lower + np.tril(lower, -1).T).all()
+
+
+def test_the_kernel_of_the_device_is_named():
+    assert emulated.load().tensor_kernel() == "wgmma"  # the emulator runs it
+    y = rows(70, 20)
+    assert (square("bf16x6", y, kernel="automatic") == square("bf16x6", y, kernel="wgmma")).all()
 
 
 # ---- refusals ---------------------------------------------------------------------------------------------------

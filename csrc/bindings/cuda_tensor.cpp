@@ -54,6 +54,7 @@ int scheme_number(const std::string& name) {
 
 void check_planes(const Planes& planes) {
     require(planes.rows >= 0 && planes.columns >= 1, "planes must have rows >= 0 and columns >= 1");
+    require(planes.rows <= INT32_MAX && planes.pitch <= INT32_MAX, "planes must have fewer than 2^31 rows and columns");
     require(planes.count >= 1 && planes.count <= 3, "planes must be 1, 2 or 3");
     require(planes.pitch >= planes.columns && planes.pitch % cuda::kPlaneAlign == 0,
             "pitch of planes must be a multiple of 8 and at least columns");
@@ -169,6 +170,12 @@ void register_tensor(py::module_& module) {
     }
     module.attr("TENSOR_SCHEMES") = schemes;
     module.attr("TENSOR_FLUSH_ROWS") = cuda::kFlushRows;
+
+    // What the current device runs: "wgmma", "mma", or "" where it runs neither.
+    module.def("tensor_kernel", [] {
+        const tensor::Kernel kernel = tensor::best_kernel();
+        return std::string(kernel == tensor::Kernel::wgmma ? "wgmma" : kernel == tensor::Kernel::mma ? "mma" : "");
+    });
 
     using py::arg;
     const py::kw_only named;

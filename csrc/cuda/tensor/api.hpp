@@ -39,6 +39,9 @@ Status split_rows(const SplitRows& rows, const Planes& planes, bool half, std::i
 
 enum class Kernel : int { automatic, mma, wgmma };
 
+// What `automatic` is on the current device: wgmma, mma, or automatic itself where updates cannot run.
+Kernel best_kernel();
+
 // C += 2^(-e_i - e_j) left^T right: entries on and below the diagonal, inside each block if there are several.
 struct Update {
     Scheme scheme = Scheme::bf16x6;

@@ -7,6 +7,7 @@
 namespace gradhess::cuda::tensor {
 
 Status launch_mma(Scheme scheme, const UpdateJob& job, Index grid, void* stream);
+bool has_mma();    // of the current device: enough shared memory for the stages
 bool has_wgmma();  // of the current device, and of what was compiled
 Status launch_wgmma(Scheme scheme, const UpdateJob& job, Index grid, void* stream);
 Status launch_add_partial_sums(const UpdateJob& job, void* stream);

@@ -10,6 +10,7 @@ namespace {
 // block on each), segments of the rows are summed side by side. Results do not depend on it.
 constexpr Index kFewTiles = 4 * 132;
 constexpr Index kMostGrid = Index{1} << 30;  // more loop
+constexpr int kNotSupported = 801;           // cudaErrorNotSupported
 constexpr Index kMostMirrorGrid = Index{1} << 20;
 
 Operand operand_of(const Planes& planes) { return {planes.data, planes.pitch, planes.plane_stride, planes.exponents}; }
@@ -23,6 +24,11 @@ Index update_workspace(Index first_row, Index rows, Index columns, Index blocks)
     const Index segments = segments_of(first_row, rows);
     if (segments < 2 || tiles >= kFewTiles) return 0;
     return segments * tiles * Index{kTensorTile} * kTensorTile * static_cast<Index>(sizeof(float));
+}
+
+Kernel best_kernel() {
+    if (has_wgmma()) return Kernel::wgmma;
+    return has_mma() ? Kernel::mma : Kernel::automatic;
 }
 
 Status update(const Update& update, void* workspace, void* stream) {
@@ -48,9 +54,13 @@ Status update(const Update& update, void* workspace, void* stream) {
 
     const Index most = update.grid > 0 ? update.grid : kMostGrid;
     const Index grid = at_most(items_of(job), most);
-    const bool wgmma = update.kernel == Kernel::wgmma || (update.kernel == Kernel::automatic && has_wgmma());
-    const Status status =
-        wgmma ? launch_wgmma(update.scheme, job, grid, stream) : launch_mma(update.scheme, job, grid, stream);
+    const Kernel kernel = update.kernel == Kernel::automatic ? best_kernel() : update.kernel;
+    // An empty kernel would be launched without a complaint.
+    if (kernel == Kernel::automatic || (kernel == Kernel::wgmma && !has_wgmma())) {
+        return {kNotSupported, "this device cannot run the tensor-core kernel that was asked for", __FILE__, __LINE__};
+    }
+    const Status status = kernel == Kernel::wgmma ? launch_wgmma(update.scheme, job, grid, stream)
+                                                  : launch_mma(update.scheme, job, grid, stream);
     if (!status.ok() || !job.partial) return status;
     return launch_add_partial_sums(job, stream);
 }
