@@ -14,9 +14,11 @@ pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
 @pytest.fixture(scope="module", params=[900, 800], ids=["sm_90", "sm_80"])
 def cuda(request):
-    module = build(request.param)
+    module = build(900)
+    module.emulate_architecture(request.param)
     yield module
     module.emulate_schedule(0)
+    module.emulate_architecture(900)
 
 
 @pytest.fixture(scope="module")
