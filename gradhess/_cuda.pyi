@@ -62,3 +62,87 @@ def rank_update(
 
 def tile_position(number: int, tile_rows: int) -> tuple[int, int]:
     """Row and column of a tile in the order in which thread blocks take them; for the tests."""
+
+TENSOR_SCHEMES: Final[dict[str, tuple[int, int, bool]]]
+"""Left planes, right planes and whether they are float16, for each scheme of csrc/cuda/planes.hpp."""
+
+TENSOR_FLUSH_ROWS: Final[int]
+"""Global rows after which float32 sums join the scatter matrix."""
+
+def tensor_column_exponents_workspace(rows: int, columns: int) -> int:
+    """Bytes for ``tensor_column_exponents``."""
+
+def tensor_column_exponents(
+    *,
+    data: int,
+    dtype: str,
+    rows: int,
+    columns: int,
+    row_stride: int,
+    factors: int,
+    factor_stride: int = 1,
+    exponents: int,
+    largest: int,
+    workspace: int,
+    stream: int,
+) -> None:
+    """int32 ``exponents`` (columns,) with ``max_i |y_ij| 2^e_j`` in ``[2^largest, 2^(largest + 1))``; 0 for zeros."""
+
+def tensor_split_rows(
+    *,
+    data: int,
+    dtype: str,
+    rows: int,
+    columns: int,
+    row_stride: int,
+    factors: int,
+    factor_stride: int = 1,
+    blocks: int = 1,
+    block_pitch: int = 0,
+    planes: int,
+    count: int,
+    half: bool,
+    pitch: int,
+    plane_stride: int,
+    exponents: int,
+    overflow: int,
+    stream: int,
+) -> None:
+    """float32 or float64 rows to ``count`` planes of 16-bit numbers, ``sum_p plane_p = factor y 2^e``.
+
+    With ``blocks`` columns ``p * block_pitch`` onwards are the rows times ``factors[:, p]``, of (rows, factor_stride)
+    float64. The int32 at ``overflow`` becomes 1 where a number is not finite or beyond the range of the planes.
+    """
+
+def tensor_update_workspace(*, first_row: int, rows: int, columns: int, blocks: int = 1) -> int:
+    """Bytes with which segments of rows are summed side by side; 0 where there are tiles enough."""
+
+def tensor_update(
+    *,
+    scheme: str,
+    left: tuple[int, int, int, int],
+    right: tuple[int, int, int, int],
+    rows: int,
+    first_row: int,
+    columns: int,
+    blocks: int = 1,
+    block_pitch: int = 0,
+    gram: int,
+    gram_is_float: bool = False,
+    gram_pitch: int,
+    workspace: int,
+    stream: int,
+    kernel: str = "automatic",
+    grid: int = 0,
+) -> None:
+    """``gram += left^T right`` from planes, on and below the diagonal of each block (p >= q of ``blocks``).
+
+    An operand is (data, pitch, plane_stride, exponents): planes aligned to 16 bytes, pitch and stride multiples of 8
+    elements. ``first_row``, the global number of the first row, is a multiple of 128. The bits depend on neither the
+    workspace (0: none) nor ``grid``, nor on where a stream is cut at multiples of ``TENSOR_FLUSH_ROWS``.
+    """
+
+def tensor_mirror(
+    *, gram: int, gram_is_float: bool = False, gram_pitch: int, columns: int, blocks: int = 1, stream: int
+) -> None:
+    """Write the entries that ``tensor_update`` leaves out, which are equal by symmetry."""

@@ -66,6 +66,26 @@ TABLE = {
 }
 
 
+# docs/numerics.md: what the kernels' own intervals give.
+DOCUMENTED = {
+    ("bf16x6", "mma"): -6.1e-8,
+    ("bf16x6", "wgmma"): -8.6e-8,
+    ("fp16x3", "mma"): -2.1e-7,
+    ("fp16x3", "wgmma"): -2.1e-7,
+    ("bf16x3", "mma"): -2.8e-6,
+    ("bf16", "mma"): -1.8e-7,
+    ("fp16", "wgmma"): -4.4e-7,
+}
+
+
+@pytest.mark.parametrize(("name", "kernel"), DOCUMENTED)
+def test_the_documented_biases_of_the_kernels(name, kernel):
+    scheme = model.SCHEMES[name]
+    expected = DOCUMENTED[name, kernel]
+    got = bias("fp16" if scheme.half else "bf16", scheme.products, scheme.promote[kernel])
+    assert abs(got - expected) <= 0.06 * 10 ** np.floor(np.log10(-expected))
+
+
 @pytest.mark.parametrize("name", TABLE)
 def test_the_table_of_biases(name):
     kind, products, promote, expected = TABLE[name]

@@ -165,7 +165,7 @@ def test_sums_may_be_float32(kernel):
 @pytest.mark.parametrize("seed", [1, 2, 3, 4])
 def test_any_schedule_of_threads_and_copies_gives_the_same_bits(seed, kernel):
     """Stages are reused, tiles follow each other in one thread block, and copies land late."""
-    y = rows(500, 140)
+    y = rows(440, 140)  # the last stage of a tile is the first of the next one
     expected = square("bf16x3", y, kernel=kernel)
     assert (square("bf16x3", y, kernel=kernel, grid=seed % 3, seed=seed) == expected).all()
 

@@ -15,7 +15,7 @@ inline void prefetch_map(const TensorMap&) {}
 
 inline void copy_box(void* to, const TensorMap& map, int column, int row, int plane, Mbarrier* barrier) {
     cuda_emulator::emulator().require_shared(to, kBoxBytes, 1024, "TMA");
-    cuda_emulator::copy_later(barrier, kBoxBytes, [to, &map, column, row, plane] {
+    cuda_emulator::copy_later(barrier, kBoxBytes, [to, map, column, row, plane] {
         for (int r = 0; r < kBoxRows; ++r)
             for (int c = 0; c < kBoxColumns; ++c) {
                 const bool inside = column + c < map.columns && row + r < map.rows && plane < map.planes;
