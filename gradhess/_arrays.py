@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 from typing import Any, Final
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -18,7 +17,18 @@ from gradhess._backends.protocol import AnyArray
 from gradhess.errors import BackendError, InputError, InputTypeError
 
 NUMPY: Final = "numpy"
-BFLOAT16: Final[np.dtype[Any]] = np.dtype(ml_dtypes.bfloat16)
+
+
+def _bfloat16() -> np.dtype[Any]:
+    """NumPy's type of that name; without ml_dtypes no array is of it, and this is a type that none is of either."""
+    try:
+        import ml_dtypes
+    except ImportError:
+        return np.dtype([("no ml_dtypes", "V2")])
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+BFLOAT16: Final = _bfloat16()
 DEVICE_TYPES_ON_HOST: Final = (
     1,
     3,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,16 @@ from gradhess._arrays import NUMPY, give_back, library_of
 from gradhess._backends import registry
 from gradhess._backends.protocol import WEIGHT, WEIGHT_SQUARES, AnyArray, Float64Array, MomentState, Rows
 from gradhess._config import VERSION
+from gradhess._device_arrays import CUPY, TORCH, on_device, place_named
 from gradhess._gradients import Gradients
-from gradhess._streaming import serial, spectral, storage
-from gradhess._streaming.settings import Settings
+from gradhess._gradients.device import DeviceGradients, device_rows
+from gradhess._gradients.device.make import per_row
+from gradhess._streaming import movement, serial, spectral, storage
+from gradhess._streaming.device_results import DeviceResults
+from gradhess._streaming.device_stream import DeviceStream
+from gradhess._streaming.host_feed import HostFeed
+from gradhess._streaming.settings import AnyStream, Settings
+from gradhess._streaming.stream import MomentStream
 from gradhess.errors import InputError, NotFittedError, StateFileError
 
 
@@ -42,9 +49,16 @@ class StreamingCovariance:
     on_nonfinite : {"error", "skip"}
         What to do about a row (or weight) with NaN or infinity: refuse the chunk, or leave the row out and count it in
         ``n_samples_skipped_``.
+    device : str, optional
+        Where the sums are kept: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. None keeps them where the first chunk lies. With
+        a GPU named here, chunks may be NumPy arrays of any size: they are copied there in pieces, while the piece
+        before is computed.
 
     Notes
     -----
+    On a GPU, rows that are not finite are found later: at the next result that is read, which raises the error with
+    the row and the call; that call and those after it are left out then. See docs/gpu.md.
+
     A call that fails leaves the object as it was, to the bit. Only for a covariance above 8 MiB (1024 parameters),
     Ctrl-C leaves the rows up to there inside: the state is valid, and ``n_samples_seen_`` says how many they are.
 
@@ -67,9 +81,11 @@ class StreamingCovariance:
         *,
         dtype: npt.DTypeLike = "float64",
         on_nonfinite: str = "error",
+        device: str | None = None,
     ) -> None:
-        self._settings = Settings(structure, assume_centered, ddof, dtype, on_nonfinite)
-        self._stream = self._settings.empty_stream()
+        self._settings = Settings(structure, assume_centered, ddof, dtype, on_nonfinite, device)
+        self._stream: AnyStream = self._settings.empty_stream()
+        self._feed: HostFeed | None = None
         self._library = NUMPY
         self._eigen: spectral.Spectrum | None = None
         self._leading: tuple[Float64Array, Float64Array] | None = None
@@ -155,6 +171,9 @@ class StreamingCovariance:
         ResultTooLargeError
             The first chunk is so wide that the covariance would not fit in memory.
         """
+        if type(X) is not np.ndarray and (isinstance(X, DeviceGradients) or on_device(X)):
+            self._fit_device(X, sample_weight)
+            return self
         if isinstance(X, Gradients):
             rows, library = X.rows, X.library
         else:
@@ -163,10 +182,80 @@ class StreamingCovariance:
         weights = check.nonnegative_weights(sample_weight, "sample_weight", n, rows.X.shape)
         if n:
             self._forget()
-        self._stream.add(rows, weights, skip=self._settings.on_nonfinite == "skip")
+        skip = self._settings.on_nonfinite == "skip"
+        if isinstance(self._stream, DeviceStream):
+            if self._settings.device is None:
+                raise InputError(
+                    f"X is on the host, and the rows seen so far are on {self._stream.place.name}; pass arrays of that "
+                    "device, or make the object with device='cuda' to have chunks copied there"
+                )
+            self._feed = self._feed or HostFeed()
+            self._feed.add(self._stream, rows, weights, skip=skip)
+        else:
+            self._stream.add(rows, weights, skip=skip)
         if n:
             self._library = library
         return self
+
+    def _fit_device(self, X: Any, sample_weight: Any) -> None:
+        """``partial_fit`` of arrays, or gradients, on a GPU."""
+        rows, place = (X.rows, X.place) if isinstance(X, DeviceGradients) else device_rows(X, "X")
+        stream = self._stream
+        if isinstance(stream, MomentStream):
+            if stream.state is not None or self._settings.device == "cpu":
+                raise InputError(
+                    f"X is on {place.name}, and this object sums on the host; move it first: .to({place.name!r})"
+                )
+            stream = self._settings.stream_at(place)
+        elif stream.place.device != place.device:
+            raise InputError(
+                f"X is on {place.name}, and the rows seen so far on {stream.place.name}; move one: .to(...)"
+            )
+        with place:
+            weights = per_row(
+                sample_weight, "sample_weight", rows.n_samples, place, rows.X.shape, nonnegative=True
+            )
+            stream.place = place  # the same device; from here on the stream of this library
+            stream.add(rows, weights, skip=self._settings.on_nonfinite == "skip")
+        self._stream = stream
+        if rows.n_samples:
+            self._forget()
+            self._library = place.library
+
+    def to(self, device: str) -> Self:
+        """A copy of this object on another device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``. It copies through the host.
+
+        The open block of a stream of the host is closed exactly; rows that wait for a block go along. Between two GPUs
+        nothing is lost to the bit.
+        """
+        new = type(self)(**{**self.get_params(), "device": None})
+        new._restore_packed(*movement.pack(self._stream), device)
+        new._library = self._library if device != "cpu" and self._library == TORCH else CUPY
+        if device == "cpu":
+            new._library = NUMPY
+        return new
+
+    def _restore_packed(
+        self, settings: dict[str, Any], arrays: dict[str, AnyArray], device: str | None
+    ) -> None:
+        """Become what was packed, on a device; ``_settings`` say what is summed."""
+        sums, centred, accumulator = (
+            self._settings,
+            not self.assume_centered,
+            check.accumulator_dtype(self.dtype),
+        )
+        if device in (None, "cpu"):
+            stream = MomentStream(sums.structure, centred=centred, accumulator=accumulator)
+            movement.unpack(stream, settings, arrays)
+            self._stream = stream
+        else:
+            assert device is not None
+            place = place_named(device)
+            packed = settings, arrays
+            self._stream = movement.to_device(
+                packed, sums.structure, centred=centred, accumulator=accumulator, place=place
+            )
+            self._library = CUPY
 
     def fit(self, X: Any, sample_weight: Any = None) -> Self:
         """Forget all rows and add these: ``reset`` and ``partial_fit`` in one, or neither if it fails."""
@@ -186,7 +275,7 @@ class StreamingCovariance:
         """Add all rows that ``other`` has seen, by Chan's formula; ``other`` is only read.
 
         Both are finished first, so the bits depend on where the rows were divided (the accuracy does not). ``ddof`` and
-        ``on_nonfinite`` stay those of this object.
+        ``on_nonfinite`` stay those of this object, and so does the device: a state on another one is copied to it.
 
         Raises
         ------
@@ -205,7 +294,15 @@ class StreamingCovariance:
             if mine != theirs:
                 raise InputError(f"cannot merge: {name} is {theirs!r} there and {mine!r} here")
         self._forget()
-        self._stream.merge(other._stream)
+        mine, theirs = self._stream, other._stream
+        if isinstance(mine, MomentStream) and isinstance(theirs, MomentStream):
+            mine.merge(theirs)
+        elif isinstance(mine, MomentStream):
+            mine.merge(cast(MomentStream, other.to("cpu")._stream))
+        else:
+            here = mine.place.name
+            same = isinstance(theirs, DeviceStream) and theirs.place.device == mine.place.device
+            mine.merge(cast(DeviceStream, theirs if same else other.to(here)._stream))
         return self
 
     def __add__(self, other: object) -> StreamingCovariance:
@@ -217,6 +314,10 @@ class StreamingCovariance:
     def copy(self) -> Self:
         """An independent copy, that goes on bit for bit as this one would."""
         new = type(self)(**self.get_params())
+        if isinstance(self._stream, DeviceStream):
+            new._stream, new._library = self._stream.copy(), self._library
+            return new
+        assert isinstance(new._stream, MomentStream)
         with self._stream.lock:
             serial.unpack(new._stream, *_copied(serial.pack(self._stream)))
         new._library = self._library
@@ -242,11 +343,15 @@ class StreamingCovariance:
     @property
     def weight_sum_(self) -> float:
         """``W = sum_i w_i``; the number of rows where no weights were given."""
+        if isinstance(self._stream, DeviceStream):
+            return self._read().weight() if self.n_samples_seen_ else 0.0
         return float(self._sums().scalars[WEIGHT]) if self.n_samples_seen_ else 0.0
 
     @property
     def location_(self) -> Any:
         """The weighted mean of the rows, (p,), float64; zeros if ``assume_centered``."""
+        if isinstance(self._stream, DeviceStream):
+            return self._read().location()
         return give_back(self._location(), self._library)
 
     @property
@@ -255,11 +360,15 @@ class StreamingCovariance:
 
         Computed anew on every access. InputError if there are too few rows for ``ddof``.
         """
+        if isinstance(self._stream, DeviceStream):
+            return self._read().covariance(self.ddof)
         return give_back(self._covariance(), self._library)
 
     @property
     def second_moment_(self) -> Any:
         """``sum_i w_i g_i g_i^T / W``, about zero: (p, p), symmetric; (p,) of a diagonal. Computed on every access."""
+        if isinstance(self._stream, DeviceStream):
+            return self._read().second_moment()
         state, owned = self._finished()
         moment = self._scaled(state, owned, 1.0 / self._positive_weight(state))
         if state.centred:
@@ -279,6 +388,8 @@ class StreamingCovariance:
         (float32 for float32 data, else float64). A diagonal treats a variance as zero that is within the rounding of
         its own mean.
         """
+        if isinstance(self._stream, DeviceStream):
+            return self._read().precision(self.ddof)
         return give_back(self._spectrum().precision(), self._library)
 
     def get_precision(self) -> Any:
@@ -306,6 +417,8 @@ class StreamingCovariance:
         k = p if k is None else check.count(k, "k", 1)
         if k > p:
             raise InputError(f"k is {k}, but there are {p} parameters")
+        if isinstance(self._stream, DeviceStream):
+            return self._read().eigh(k, self.ddof)
         if self._eigen is None and self.structure == "full" and 2 * k < p:
             if self._leading is None or self._leading[0].size < k:
                 self._leading = spectral.largest(self._covariance(), k)
@@ -320,6 +433,8 @@ class StreamingCovariance:
         Minus infinity if the covariance is singular, that is if an eigenvalue counts as zero (see ``precision_``), as
         ``numpy.linalg.slogdet`` has it. For a pseudo-determinant, sum the logarithms of those of ``eigh()`` you keep.
         """
+        if isinstance(self._stream, DeviceStream):
+            return self._read().logdet(self.ddof)
         return self._spectrum().logdet()
 
     def mahalanobis(self, X: Any) -> Any:
@@ -334,6 +449,8 @@ class StreamingCovariance:
         InputError
             Another width than the rows seen.
         """
+        if isinstance(self._stream, DeviceStream):
+            return self._read().mahalanobis(X, self.ddof)
         if isinstance(X, Gradients):
             rows, library = X.rows, X.library
         else:
@@ -349,14 +466,15 @@ class StreamingCovariance:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state to a safetensors file: beside ``path``, to the disk, then renamed in one step.
 
-        Nothing is finished by it: the object loaded goes on bit for bit. Needs the package safetensors.
+        Nothing is finished by it: the object loaded goes on bit for bit, on the same kind of device. Needs the package
+        safetensors.
         """
-        settings, arrays = serial.pack(self._stream)
+        settings, arrays = movement.pack(self._stream)
         storage.write(path, {**self._settings.plain(), **settings}, arrays)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """The object that ``save`` wrote.
+    def load(cls, path: str | os.PathLike[str], *, device: str = "cpu") -> Self:
+        """The object that ``save`` wrote, on the host or on a GPU, wherever it was before.
 
         Raises
         ------
@@ -366,14 +484,14 @@ class StreamingCovariance:
             The file is truncated, foreign, or of a newer format; the message says which.
         """
         new = cls()
-        new._restore(*storage.read(path))
+        new._restore(*storage.read(path), device)
         return new
 
     def state_dict(self) -> dict[str, Any]:
         """Settings and arrays as a plain dictionary of copies: ``{"format", "format_version", "library_version",
         "settings", "arrays"}``."""
         with self._stream.lock:
-            settings, arrays = _copied(serial.pack(self._stream))
+            settings, arrays = _copied(movement.pack(self._stream))
         return {
             "format": storage.FORMAT,
             "format_version": storage.FORMAT_VERSION,
@@ -397,16 +515,20 @@ class StreamingCovariance:
                 f"this state has format version {state.get('format_version')!r}; gradhess {VERSION} reads "
                 f"{storage.FORMAT_VERSION}"
             )
-        self._restore(state["settings"], {name: np.array(array) for name, array in state["arrays"].items()})
+        place = self._stream.place.name if isinstance(self._stream, DeviceStream) else "cpu"
+        arrays = {name: np.array(array) for name, array in state["arrays"].items()}
+        self._restore(state["settings"], arrays, place)
         return self
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.state_dict(), "params": self.get_params(), "library": self._library}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state["params"])  # type: ignore[misc]  # an object that is being made
-        serial.unpack(self._stream, state["settings"], state["arrays"])
-        self._library = state["library"]
+        params = {**state["params"], "device": None}  # a pickle comes back on the host
+        self.__init__(**params)  # type: ignore[misc]  # an object that is being made
+        assert isinstance(self._stream, MomentStream)
+        movement.unpack(self._stream, state["settings"], state["arrays"])
+        self._library = NUMPY if state["settings"].get("layout") == "gpu" else state["library"]
 
     # ---- inside --------------------------------------------------------------------------------------------------
 
@@ -419,16 +541,24 @@ class StreamingCovariance:
         self._settings, self._stream, self._library = other._settings, other._stream, other._library
         self._forget()
 
-    def _restore(self, settings: dict[str, Any], arrays: dict[str, AnyArray]) -> None:
+    def _read(self) -> DeviceResults:
+        """What reads results on a GPU."""
+        assert isinstance(self._stream, DeviceStream)
+        if not self._stream.n_seen:
+            raise NotFittedError("no rows were seen yet; call partial_fit or fit first")
+        return DeviceResults(self._stream, self._library)
+
+    def _restore(self, settings: dict[str, Any], arrays: dict[str, AnyArray], device: str) -> None:
+        names = [name for name in Settings.__dataclass_fields__ if name != "device"]
         try:
-            new = type(self)(**{name: settings[name] for name in Settings.__dataclass_fields__})
+            new = type(self)(**{name: settings[name] for name in names})
         except (KeyError, TypeError, InputError) as error:
             raise StateFileError(f"this state has settings that cannot be read: {error}") from error
-        serial.unpack(new._stream, settings, arrays)
+        new._restore_packed(settings, arrays, device)
         self._take_over(new)
 
     def _fitted_state(self) -> MomentState:
-        state = self._stream.state
+        state: MomentState | None = self._stream.state
         if state is None or not self.n_samples_seen_:
             raise NotFittedError("no rows were seen yet; call partial_fit or fit first")
         return state
