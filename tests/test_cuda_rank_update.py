@@ -119,6 +119,30 @@ def test_padding_does_not_matter(newest):
     np.testing.assert_array_equal(wide, rank_update(newest, rows, weights, start))
 
 
+def test_the_self_test(cuda):
+    result = np.zeros(1, np.int32)
+    cuda.self_test(result=result.ctypes.data, stream=0)
+    assert result[0] == cuda.SELF_TEST == sum(range(32))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"dtype": "float16"}, {"rows": 8}, {"pitch": 6}, {"columns": 9}, {"samples": -1}]
+)
+def test_the_module_refuses_what_its_kernels_cannot_read(newest, wrong):
+    right = {
+        "rows": 0,
+        "dtype": "float64",
+        "samples": 1,
+        "columns": 8,
+        "pitch": 8,
+        "row_weight": 0,
+        "scatter": 0,
+    }
+    right |= {"scatter_is_float": False, "workspace": 0, "stream": 0}
+    with pytest.raises(ValueError, match="must be"):
+        newest.rank_update(**(right | wrong))
+
+
 @pytest.mark.parametrize("tile_rows", [*range(1, 40), 100, 261])
 def test_every_tile_once_and_super_blocks_in_order(newest, tile_rows):
     count = tile_rows * (tile_rows + 1) // 2
