@@ -25,10 +25,11 @@ def _bfloat16() -> np.dtype[Any]:
         import ml_dtypes
     except ImportError:
         return np.dtype([("no ml_dtypes", "V2")])
-    return np.dtype(ml_dtypes.bfloat16)
+    found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return found
 
 
-BFLOAT16: Final = _bfloat16()
+BFLOAT16: Final[np.dtype[Any]] = _bfloat16()
 DEVICE_TYPES_ON_HOST: Final = (
     1,
     3,
@@ -127,7 +128,7 @@ def _check_tensor(value: Any, name: str) -> None:
         raise InputTypeError(f"{name} is a tensor that requires grad; pass {name}.detach()")
     if value.device.type != "cpu":
         raise BackendError(
-            f"{name} is on the device {value.device}, and this release computes on the CPU only; copy it to the host"
+            f"{name} is on the device {value.device}, and here arrays of the CPU only can be used; copy it to the host"
         )
     if str(value.layout) != "torch.strided":
         raise InputTypeError(f"{name} is a tensor of layout {value.layout}; pass {name}.to_dense()")
@@ -148,7 +149,7 @@ def _from_dlpack(value: Any, name: str) -> AnyArray:
 
 
 def _no_gpu(name: str) -> str:
-    return f"{name} is on a GPU, and this release computes on the CPU only; copy it to the host first"
+    return f"{name} is on a GPU, and what it goes with is on the host: bring them to one device"
 
 
 def _why_not_dtype(dtype: np.dtype[Any], value: Any, name: str) -> str:

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import asdict
 from typing import Any, Self, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from gradhess import _memory
 from gradhess import _validation as check
 from gradhess._arrays import NUMPY, give_back, library_of
 from gradhess._backends import registry
 from gradhess._backends.protocol import WEIGHT, WEIGHT_SQUARES, AnyArray, Float64Array, MomentState, Rows
-from gradhess._config import VERSION
-from gradhess._device_arrays import CUPY, TORCH, on_device, place_named
+from gradhess._device_arrays import on_device
 from gradhess._gradients import Gradients
 from gradhess._gradients.device import DeviceGradients, device_rows
 from gradhess._gradients.device.make import per_row
-from gradhess._streaming import movement, serial, spectral, storage
+from gradhess._streaming import serial, spectral
 from gradhess._streaming.device_results import DeviceResults
 from gradhess._streaming.device_stream import DeviceStream
 from gradhess._streaming.host_feed import HostFeed
-from gradhess._streaming.settings import AnyStream, Settings
+from gradhess._streaming.movable import Movable, copied
 from gradhess._streaming.stream import MomentStream
-from gradhess.errors import InputError, NotFittedError, StateFileError
+from gradhess.errors import InputError, NotFittedError
 
 
-class StreamingCovariance:
+class StreamingCovariance(Movable):
     """Mean and covariance of rows that come in chunks: of plain data, or of per-sample gradients.
 
     Rows are samples. Centring is stable, in one pass: every block of 4096 rows is summed about a shift of its own, and
@@ -72,76 +68,6 @@ class StreamingCovariance:
     ...     cov.partial_fit(gradhess.glm_gradients(X, y, coef, loss="logistic"))
     >>> cov.covariance_
     """
-
-    def __init__(
-        self,
-        structure: str = "full",
-        assume_centered: bool = False,
-        ddof: int = 0,
-        *,
-        dtype: npt.DTypeLike = "float64",
-        on_nonfinite: str = "error",
-        device: str | None = None,
-    ) -> None:
-        self._settings = Settings(structure, assume_centered, ddof, dtype, on_nonfinite, device)
-        self._stream: AnyStream = self._settings.empty_stream()
-        self._feed: HostFeed | None = None
-        self._library = NUMPY
-        self._eigen: spectral.Spectrum | None = None
-        self._leading: tuple[Float64Array, Float64Array] | None = None
-
-    # ---- parameters, as scikit-learn has them --------------------------------------------------------------------
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The parameters of the constructor. ``deep`` is there for scikit-learn and changes nothing."""
-        return asdict(self._settings)
-
-    def set_params(self, **params: Any) -> Self:
-        """Change parameters; what is summed (structure, centring, dtype) only before the first row.
-
-        Raises
-        ------
-        InputError
-            An unknown name, a value that is not allowed, or a change that the rows already seen do not allow.
-        """
-        current = asdict(self._settings)
-        unknown = sorted(params.keys() - current.keys())
-        if unknown:
-            raise InputError(f"unknown parameters {', '.join(unknown)}; there are {', '.join(current)}")
-        settings = Settings(**{**current, **params})
-        if settings.sums() != self._settings.sums():
-            if self.n_samples_seen_:
-                raise InputError(
-                    "structure, assume_centered and dtype cannot change once rows were seen; call reset() first"
-                )
-            self._stream = settings.empty_stream()
-        self._settings = settings
-        self._forget()
-        return self
-
-    @property
-    def structure(self) -> str:
-        return str(self._settings.structure)
-
-    @property
-    def assume_centered(self) -> bool:
-        return bool(self._settings.assume_centered)
-
-    @property
-    def ddof(self) -> int:
-        return int(self._settings.ddof)
-
-    @property
-    def dtype(self) -> Any:
-        return self._settings.dtype
-
-    @property
-    def on_nonfinite(self) -> str:
-        return str(self._settings.on_nonfinite)
-
-    def __repr__(self) -> str:
-        params = ", ".join(f"{name}={value!r}" for name, value in self.get_params().items())
-        return f"StreamingCovariance({params})"
 
     # ---- rows in -------------------------------------------------------------------------------------------------
 
@@ -222,41 +148,6 @@ class StreamingCovariance:
             self._forget()
             self._library = place.library
 
-    def to(self, device: str) -> Self:
-        """A copy of this object on another device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``. It copies through the host.
-
-        The open block of a stream of the host is closed exactly; rows that wait for a block go along. Between two GPUs
-        nothing is lost to the bit.
-        """
-        new = type(self)(**{**self.get_params(), "device": None})
-        new._restore_packed(*movement.pack(self._stream), device)
-        new._library = self._library if device != "cpu" and self._library == TORCH else CUPY
-        if device == "cpu":
-            new._library = NUMPY
-        return new
-
-    def _restore_packed(
-        self, settings: dict[str, Any], arrays: dict[str, AnyArray], device: str | None
-    ) -> None:
-        """Become what was packed, on a device; ``_settings`` say what is summed."""
-        sums, centred, accumulator = (
-            self._settings,
-            not self.assume_centered,
-            check.accumulator_dtype(self.dtype),
-        )
-        if device in (None, "cpu"):
-            stream = MomentStream(sums.structure, centred=centred, accumulator=accumulator)
-            movement.unpack(stream, settings, arrays)
-            self._stream = stream
-        else:
-            assert device is not None
-            place = place_named(device)
-            packed = settings, arrays
-            self._stream = movement.to_device(
-                packed, sums.structure, centred=centred, accumulator=accumulator, place=place
-            )
-            self._library = CUPY
-
     def fit(self, X: Any, sample_weight: Any = None) -> Self:
         """Forget all rows and add these: ``reset`` and ``partial_fit`` in one, or neither if it fails."""
         fresh = type(self)(**self.get_params())
@@ -319,7 +210,7 @@ class StreamingCovariance:
             return new
         assert isinstance(new._stream, MomentStream)
         with self._stream.lock:
-            serial.unpack(new._stream, *_copied(serial.pack(self._stream)))
+            serial.unpack(new._stream, *copied(serial.pack(self._stream)))
         new._library = self._library
         return new
 
@@ -461,85 +352,7 @@ class StreamingCovariance:
             )
         return give_back(self._spectrum().distances(rows, self._location()), library)
 
-    # ---- state in and out ----------------------------------------------------------------------------------------
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the state to a safetensors file: beside ``path``, to the disk, then renamed in one step.
-
-        Nothing is finished by it: the object loaded goes on bit for bit, on the same kind of device. Needs the package
-        safetensors.
-        """
-        settings, arrays = movement.pack(self._stream)
-        storage.write(path, {**self._settings.plain(), **settings}, arrays)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str], *, device: str = "cpu") -> Self:
-        """The object that ``save`` wrote, on the host or on a GPU, wherever it was before.
-
-        Raises
-        ------
-        FileNotFoundError
-            There is no such file.
-        StateFileError
-            The file is truncated, foreign, or of a newer format; the message says which.
-        """
-        new = cls()
-        new._restore(*storage.read(path), device)
-        return new
-
-    def state_dict(self) -> dict[str, Any]:
-        """Settings and arrays as a plain dictionary of copies: ``{"format", "format_version", "library_version",
-        "settings", "arrays"}``."""
-        with self._stream.lock:
-            settings, arrays = _copied(movement.pack(self._stream))
-        return {
-            "format": storage.FORMAT,
-            "format_version": storage.FORMAT_VERSION,
-            "library_version": VERSION,
-            "settings": {**self._settings.plain(), **settings},
-            "arrays": arrays,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> Self:
-        """Become the object that ``state_dict`` described, its parameters included. The arrays are copied.
-
-        Raises
-        ------
-        StateFileError
-            The dictionary is not one of ``state_dict``, or its arrays do not fit together. Nothing has changed then.
-        """
-        if not isinstance(state, dict) or state.get("format") != storage.FORMAT:
-            raise StateFileError("this is no dictionary that StreamingCovariance.state_dict returned")
-        if state.get("format_version") != storage.FORMAT_VERSION:
-            raise StateFileError(
-                f"this state has format version {state.get('format_version')!r}; gradhess {VERSION} reads "
-                f"{storage.FORMAT_VERSION}"
-            )
-        place = self._stream.place.name if isinstance(self._stream, DeviceStream) else "cpu"
-        arrays = {name: np.array(array) for name, array in state["arrays"].items()}
-        self._restore(state["settings"], arrays, place)
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.state_dict(), "params": self.get_params(), "library": self._library}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        params = {**state["params"], "device": None}  # a pickle comes back on the host
-        self.__init__(**params)  # type: ignore[misc]  # an object that is being made
-        assert isinstance(self._stream, MomentStream)
-        movement.unpack(self._stream, state["settings"], state["arrays"])
-        self._library = NUMPY if state["settings"].get("layout") == "gpu" else state["library"]
-
     # ---- inside --------------------------------------------------------------------------------------------------
-
-    def _forget(self) -> None:
-        """Drop what was derived from the rows; they are about to change."""
-        self._eigen = None
-        self._leading = None
-
-    def _take_over(self, other: StreamingCovariance) -> None:
-        self._settings, self._stream, self._library = other._settings, other._stream, other._library
-        self._forget()
 
     def _read(self) -> DeviceResults:
         """What reads results on a GPU."""
@@ -547,15 +360,6 @@ class StreamingCovariance:
         if not self._stream.n_seen:
             raise NotFittedError("no rows were seen yet; call partial_fit or fit first")
         return DeviceResults(self._stream, self._library)
-
-    def _restore(self, settings: dict[str, Any], arrays: dict[str, AnyArray], device: str) -> None:
-        names = [name for name in Settings.__dataclass_fields__ if name != "device"]
-        try:
-            new = type(self)(**{name: settings[name] for name in names})
-        except (KeyError, TypeError, InputError) as error:
-            raise StateFileError(f"this state has settings that cannot be read: {error}") from error
-        new._restore_packed(settings, arrays, device)
-        self._take_over(new)
 
     def _fitted_state(self) -> MomentState:
         state: MomentState | None = self._stream.state
@@ -619,7 +423,3 @@ class StreamingCovariance:
                 self._eigen = spectral.of_full(covariance, compute_dtype)
             self._leading = None
         return self._eigen
-
-
-def _copied(packed: tuple[dict[str, Any], dict[str, AnyArray]]) -> tuple[dict[str, Any], dict[str, AnyArray]]:
-    return packed[0], {name: array.copy() for name, array in packed[1].items()}
