@@ -112,3 +112,4 @@ def bench(session: nox.Session) -> None:
     here = session.run("python", "-c", PACKAGE_FOLDER, silent=True).strip()
     session.run("python", "bench/compare.py", here, here, env=environment)
     session.run("python", "bench/retune.py", env=environment)
+    session.run("python", "bench/gpu.py", "--dry-run", env=environment)

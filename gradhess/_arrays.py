@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 from typing import Any, Final
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -18,7 +17,19 @@ from gradhess._backends.protocol import AnyArray
 from gradhess.errors import BackendError, InputError, InputTypeError
 
 NUMPY: Final = "numpy"
-BFLOAT16: Final[np.dtype[Any]] = np.dtype(ml_dtypes.bfloat16)
+
+
+def _bfloat16() -> np.dtype[Any]:
+    """NumPy's type of that name; without ml_dtypes no array is of it, and this is a type that none is of either."""
+    try:
+        import ml_dtypes
+    except ImportError:
+        return np.dtype([("no ml_dtypes", "V2")])
+    found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return found
+
+
+BFLOAT16: Final[np.dtype[Any]] = _bfloat16()
 DEVICE_TYPES_ON_HOST: Final = (
     1,
     3,
@@ -117,7 +128,7 @@ def _check_tensor(value: Any, name: str) -> None:
         raise InputTypeError(f"{name} is a tensor that requires grad; pass {name}.detach()")
     if value.device.type != "cpu":
         raise BackendError(
-            f"{name} is on the device {value.device}, and this release computes on the CPU only; copy it to the host"
+            f"{name} is on the device {value.device}, and here arrays of the CPU only can be used; copy it to the host"
         )
     if str(value.layout) != "torch.strided":
         raise InputTypeError(f"{name} is a tensor of layout {value.layout}; pass {name}.to_dense()")
@@ -138,7 +149,7 @@ def _from_dlpack(value: Any, name: str) -> AnyArray:
 
 
 def _no_gpu(name: str) -> str:
-    return f"{name} is on a GPU, and this release computes on the CPU only; copy it to the host first"
+    return f"{name} is on a GPU, and what it goes with is on the host: bring them to one device"
 
 
 def _why_not_dtype(dtype: np.dtype[Any], value: Any, name: str) -> str:

@@ -94,8 +94,12 @@ def external_stream(address: int) -> Any:
     return streams.ExternalStream(address)
 
 
-def place_of(value: Any) -> Place:
-    """Where an array on a GPU lies, and to which library its stream belongs."""
+def place_of(value: Any, name: str = "an array") -> Place:
+    """Where an array on a GPU lies, and to which library its stream belongs; BackendError without CuPy."""
+    try:
+        cupy()
+    except BackendError as error:
+        raise BackendError(f"{name} is on a GPU, and {error}") from None
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
         return Place(int(value.device.index), TORCH)

@@ -45,7 +45,7 @@ def build(architecture: int) -> ModuleType:
     folder = Path(tempfile.mkdtemp(prefix="gradhess-emulated-cuda-"))
     # fmt: off
     flags = [
-        "-std=c++20", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas",
+        "-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas",
         "-ffp-contract=off", "-DGRADHESS_CUDA_EMULATOR", f"-DGRADHESS_EMULATED_ARCH={architecture}",
         '-DGRADHESS_CUDA_ARCHITECTURES="emulator"', f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests'}",
         f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}",

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+import gradhess
 from gradhess._backends import registry
 from gradhess._backends.cupy import launch, selftest
 from gradhess._gradients.device import deferred
@@ -118,4 +119,6 @@ def installed(kind: str) -> Iterator[Gpu]:
 def gpu(request: pytest.FixtureRequest) -> Iterator[Gpu]:
     """The stand-in, and the GPU where there is one."""
     with installed(request.param) as found, registry.use_backend("cupy"):
+        gradhess.weighted_gram(found.cupy.ones((2, 2)))  # the self-test, which waits
+        gradhess.synchronize()
         yield found

@@ -52,9 +52,9 @@ def test_signatures_are_those_of_the_documentation():
         gh.grouped: (
             "(gradients, groups=None, *, group_size=None, offsets=None, factors=None, shifts=None, scale=1.0)"
         ),
-        gh.estimate_memory: "(d, structure='full', dtype='float64')",
+        gh.estimate_memory: "(d, structure='full', dtype='float64', *, device=None)",
         gh.StreamingCovariance: (
-            "(structure='full', assume_centered=False, ddof=0, *, dtype='float64', on_nonfinite='error')"
+            "(structure='full', assume_centered=False, ddof=0, *, dtype='float64', on_nonfinite='error', device=None)"
         ),
         losses.custom: "(derivative, value=None, second=None)",
         losses.huber: "(delta=1.35)",

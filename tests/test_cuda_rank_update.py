@@ -14,9 +14,11 @@ pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
 @pytest.fixture(scope="module", params=[900, 800], ids=["sm_90", "sm_80"])
 def cuda(request):
-    module = build(request.param)
+    module = build(900)
+    module.emulate_architecture(request.param)
     yield module
     module.emulate_schedule(0)
+    module.emulate_architecture(900)
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +117,30 @@ def test_padding_does_not_matter(newest):
     start = np.zeros((30, 30))
     wide = rank_update(newest, rows, weights, start, pitch=160)
     np.testing.assert_array_equal(wide, rank_update(newest, rows, weights, start))
+
+
+def test_the_self_test(cuda):
+    result = np.zeros(1, np.int32)
+    cuda.self_test(result=result.ctypes.data, stream=0)
+    assert result[0] == cuda.SELF_TEST == sum(range(32))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"dtype": "float16"}, {"rows": 8}, {"pitch": 6}, {"columns": 9}, {"samples": -1}]
+)
+def test_the_module_refuses_what_its_kernels_cannot_read(newest, wrong):
+    right = {
+        "rows": 0,
+        "dtype": "float64",
+        "samples": 1,
+        "columns": 8,
+        "pitch": 8,
+        "row_weight": 0,
+        "scatter": 0,
+    }
+    right |= {"scatter_is_float": False, "workspace": 0, "stream": 0}
+    with pytest.raises(ValueError, match="must be"):
+        newest.rank_update(**(right | wrong))
 
 
 @pytest.mark.parametrize("tile_rows", [*range(1, 40), 100, 261])

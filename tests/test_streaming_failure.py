@@ -254,7 +254,7 @@ def test_parameters_as_scikit_learn_has_them():
     assert clone(cov).get_params() == cov.get_params()
     assert repr(cov) == (
         "StreamingCovariance(structure='diagonal', assume_centered=False, ddof=1, dtype='float64', "
-        "on_nonfinite='error')"
+        "on_nonfinite='error', device=None)"
     )
     cov.fit(data())
     assert cov.set_params(on_nonfinite="skip").on_nonfinite == "skip"

@@ -219,6 +219,7 @@ PYBIND11_MODULE(_cuda, module, py::mod_gil_not_used()) {
     module.def("tile_position", &tile_position, py::arg("number"), py::arg("tile_rows"));
     gradhess::bindings::register_tensor(module);
 #if defined(GRADHESS_CUDA_EMULATOR)
+    module.def("emulate_architecture", [](int number) { cuda_emulator::emulator().settings.architecture = number; });
     module.def("emulate_schedule", [](std::uint64_t seed) { cuda_emulator::emulator().settings.seed = seed; });
 #endif
 }

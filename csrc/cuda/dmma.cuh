@@ -14,9 +14,10 @@ namespace gradhess::cuda::rank {
 
 // c += a b for 16 x 16 by 16 x 8.
 GRADHESS_DEVICE void multiply_add_f64(double (&c)[4], const double (&a)[8], const double (&b)[4]) {
-#if GRADHESS_ARCH >= 900
-    device::multiply_add_16x8x16(c, a, b);
-#else
+    if (device::has_sm_90()) {
+        device::multiply_add_16x8x16(c, a, b);
+        return;
+    }
     double (&upper)[2] = *reinterpret_cast<double (*)[2]>(&c[0]);
     double (&lower)[2] = *reinterpret_cast<double (*)[2]>(&c[2]);
 #pragma unroll
@@ -24,7 +25,6 @@ GRADHESS_DEVICE void multiply_add_f64(double (&c)[4], const double (&a)[8], cons
         device::multiply_add_8x8x4(upper, a[2 * k], b[k]);
         device::multiply_add_8x8x4(lower, a[2 * k + 1], b[k]);
     }
-#endif
 }
 
 struct Dmma {

@@ -366,7 +366,7 @@ __global__ void __launch_bounds__(kThreads, 2) rowpass_kernel(const __grid_const
             add_columns(job, column, sum, partial_sums, first_tile, scratch);
             if (panel.squares) add_columns(job, column, squares, partial_squares, first_tile, scratch);
         }
-        __syncthreads();  // before the next tile overwrites rows and slopes that a slower warp reads
+        // add_columns ended with a barrier: nobody still reads what the next tile overwrites.
     }
 
     // Totals of the segment: rows of equal number in their tiles are summed by one thread, threads in order.

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import asdict
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from gradhess import _memory
 from gradhess import _validation as check
 from gradhess._arrays import NUMPY, give_back, library_of
 from gradhess._backends import registry
 from gradhess._backends.protocol import WEIGHT, WEIGHT_SQUARES, AnyArray, Float64Array, MomentState, Rows
-from gradhess._config import VERSION
+from gradhess._device_arrays import on_device
 from gradhess._gradients import Gradients
-from gradhess._streaming import serial, spectral, storage
-from gradhess._streaming.settings import Settings
-from gradhess.errors import InputError, NotFittedError, StateFileError
+from gradhess._gradients.device import DeviceGradients, device_rows
+from gradhess._gradients.device.make import per_row
+from gradhess._streaming import serial, spectral
+from gradhess._streaming.device_results import DeviceResults
+from gradhess._streaming.device_stream import DeviceStream
+from gradhess._streaming.host_feed import HostFeed
+from gradhess._streaming.movable import Movable, copied
+from gradhess._streaming.stream import MomentStream
+from gradhess.errors import InputError, NotFittedError
 
 
-class StreamingCovariance:
+class StreamingCovariance(Movable):
     """Mean and covariance of rows that come in chunks: of plain data, or of per-sample gradients.
 
     Rows are samples. Centring is stable, in one pass: every block of 4096 rows is summed about a shift of its own, and
@@ -42,9 +45,16 @@ class StreamingCovariance:
     on_nonfinite : {"error", "skip"}
         What to do about a row (or weight) with NaN or infinity: refuse the chunk, or leave the row out and count it in
         ``n_samples_skipped_``.
+    device : str, optional
+        Where the sums are kept: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. None keeps them where the first chunk lies. With
+        a GPU named here, chunks may be NumPy arrays of any size: they are copied there in pieces, while the piece
+        before is computed.
 
     Notes
     -----
+    On a GPU, rows that are not finite are found later: at the next result that is read, which raises the error with
+    the row and the call; that call and those after it are left out then. See docs/gpu.md.
+
     A call that fails leaves the object as it was, to the bit. Only for a covariance above 8 MiB (1024 parameters),
     Ctrl-C leaves the rows up to there inside: the state is valid, and ``n_samples_seen_`` says how many they are.
 
@@ -58,74 +68,6 @@ class StreamingCovariance:
     ...     cov.partial_fit(gradhess.glm_gradients(X, y, coef, loss="logistic"))
     >>> cov.covariance_
     """
-
-    def __init__(
-        self,
-        structure: str = "full",
-        assume_centered: bool = False,
-        ddof: int = 0,
-        *,
-        dtype: npt.DTypeLike = "float64",
-        on_nonfinite: str = "error",
-    ) -> None:
-        self._settings = Settings(structure, assume_centered, ddof, dtype, on_nonfinite)
-        self._stream = self._settings.empty_stream()
-        self._library = NUMPY
-        self._eigen: spectral.Spectrum | None = None
-        self._leading: tuple[Float64Array, Float64Array] | None = None
-
-    # ---- parameters, as scikit-learn has them --------------------------------------------------------------------
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The parameters of the constructor. ``deep`` is there for scikit-learn and changes nothing."""
-        return asdict(self._settings)
-
-    def set_params(self, **params: Any) -> Self:
-        """Change parameters; what is summed (structure, centring, dtype) only before the first row.
-
-        Raises
-        ------
-        InputError
-            An unknown name, a value that is not allowed, or a change that the rows already seen do not allow.
-        """
-        current = asdict(self._settings)
-        unknown = sorted(params.keys() - current.keys())
-        if unknown:
-            raise InputError(f"unknown parameters {', '.join(unknown)}; there are {', '.join(current)}")
-        settings = Settings(**{**current, **params})
-        if settings.sums() != self._settings.sums():
-            if self.n_samples_seen_:
-                raise InputError(
-                    "structure, assume_centered and dtype cannot change once rows were seen; call reset() first"
-                )
-            self._stream = settings.empty_stream()
-        self._settings = settings
-        self._forget()
-        return self
-
-    @property
-    def structure(self) -> str:
-        return str(self._settings.structure)
-
-    @property
-    def assume_centered(self) -> bool:
-        return bool(self._settings.assume_centered)
-
-    @property
-    def ddof(self) -> int:
-        return int(self._settings.ddof)
-
-    @property
-    def dtype(self) -> Any:
-        return self._settings.dtype
-
-    @property
-    def on_nonfinite(self) -> str:
-        return str(self._settings.on_nonfinite)
-
-    def __repr__(self) -> str:
-        params = ", ".join(f"{name}={value!r}" for name, value in self.get_params().items())
-        return f"StreamingCovariance({params})"
 
     # ---- rows in -------------------------------------------------------------------------------------------------
 
@@ -155,6 +97,9 @@ class StreamingCovariance:
         ResultTooLargeError
             The first chunk is so wide that the covariance would not fit in memory.
         """
+        if type(X) is not np.ndarray and (isinstance(X, DeviceGradients) or on_device(X)):
+            self._fit_device(X, sample_weight)
+            return self
         if isinstance(X, Gradients):
             rows, library = X.rows, X.library
         else:
@@ -163,10 +108,45 @@ class StreamingCovariance:
         weights = check.nonnegative_weights(sample_weight, "sample_weight", n, rows.X.shape)
         if n:
             self._forget()
-        self._stream.add(rows, weights, skip=self._settings.on_nonfinite == "skip")
+        skip = self._settings.on_nonfinite == "skip"
+        if isinstance(self._stream, DeviceStream):
+            if self._settings.device is None:
+                raise InputError(
+                    f"X is on the host, and the rows seen so far are on {self._stream.place.name}; pass arrays of that "
+                    "device, or make the object with device='cuda' to have chunks copied there"
+                )
+            self._feed = self._feed or HostFeed()
+            self._feed.add(self._stream, rows, weights, skip=skip)
+        else:
+            self._stream.add(rows, weights, skip=skip)
         if n:
             self._library = library
         return self
+
+    def _fit_device(self, X: Any, sample_weight: Any) -> None:
+        """``partial_fit`` of arrays, or gradients, on a GPU."""
+        rows, place = (X.rows, X.place) if isinstance(X, DeviceGradients) else device_rows(X, "X")
+        stream = self._stream
+        if isinstance(stream, MomentStream):
+            if stream.state is not None or self._settings.device == "cpu":
+                raise InputError(
+                    f"X is on {place.name}, and this object sums on the host; move it first: .to({place.name!r})"
+                )
+            stream = self._settings.stream_at(place)
+        elif stream.place.device != place.device:
+            raise InputError(
+                f"X is on {place.name}, and the rows seen so far on {stream.place.name}; move one: .to(...)"
+            )
+        with place:
+            weights = per_row(
+                sample_weight, "sample_weight", rows.n_samples, place, rows.X.shape, nonnegative=True
+            )
+            stream.place = place  # the same device; from here on the stream of this library
+            stream.add(rows, weights, skip=self._settings.on_nonfinite == "skip")
+        self._stream = stream
+        if rows.n_samples:
+            self._forget()
+            self._library = place.library
 
     def fit(self, X: Any, sample_weight: Any = None) -> Self:
         """Forget all rows and add these: ``reset`` and ``partial_fit`` in one, or neither if it fails."""
@@ -186,7 +166,7 @@ class StreamingCovariance:
         """Add all rows that ``other`` has seen, by Chan's formula; ``other`` is only read.
 
         Both are finished first, so the bits depend on where the rows were divided (the accuracy does not). ``ddof`` and
-        ``on_nonfinite`` stay those of this object.
+        ``on_nonfinite`` stay those of this object, and so does the device: a state on another one is copied to it.
 
         Raises
         ------
@@ -205,7 +185,15 @@ class StreamingCovariance:
             if mine != theirs:
                 raise InputError(f"cannot merge: {name} is {theirs!r} there and {mine!r} here")
         self._forget()
-        self._stream.merge(other._stream)
+        mine, theirs = self._stream, other._stream
+        if isinstance(mine, MomentStream) and isinstance(theirs, MomentStream):
+            mine.merge(theirs)
+        elif isinstance(mine, MomentStream):
+            mine.merge(cast(MomentStream, other.to("cpu")._stream))
+        else:
+            here = mine.place.name
+            same = isinstance(theirs, DeviceStream) and theirs.place.device == mine.place.device
+            mine.merge(cast(DeviceStream, theirs if same else other.to(here)._stream))
         return self
 
     def __add__(self, other: object) -> StreamingCovariance:
@@ -217,8 +205,12 @@ class StreamingCovariance:
     def copy(self) -> Self:
         """An independent copy, that goes on bit for bit as this one would."""
         new = type(self)(**self.get_params())
+        if isinstance(self._stream, DeviceStream):
+            new._stream, new._library = self._stream.copy(), self._library
+            return new
+        assert isinstance(new._stream, MomentStream)
         with self._stream.lock:
-            serial.unpack(new._stream, *_copied(serial.pack(self._stream)))
+            serial.unpack(new._stream, *copied(serial.pack(self._stream)))
         new._library = self._library
         return new
 
@@ -242,11 +234,15 @@ class StreamingCovariance:
     @property
     def weight_sum_(self) -> float:
         """``W = sum_i w_i``; the number of rows where no weights were given."""
+        if isinstance(self._stream, DeviceStream):
+            return self._read().weight() if self.n_samples_seen_ else 0.0
         return float(self._sums().scalars[WEIGHT]) if self.n_samples_seen_ else 0.0
 
     @property
     def location_(self) -> Any:
         """The weighted mean of the rows, (p,), float64; zeros if ``assume_centered``."""
+        if isinstance(self._stream, DeviceStream):
+            return self._read().location()
         return give_back(self._location(), self._library)
 
     @property
@@ -255,11 +251,15 @@ class StreamingCovariance:
 
         Computed anew on every access. InputError if there are too few rows for ``ddof``.
         """
+        if isinstance(self._stream, DeviceStream):
+            return self._read().covariance(self.ddof)
         return give_back(self._covariance(), self._library)
 
     @property
     def second_moment_(self) -> Any:
         """``sum_i w_i g_i g_i^T / W``, about zero: (p, p), symmetric; (p,) of a diagonal. Computed on every access."""
+        if isinstance(self._stream, DeviceStream):
+            return self._read().second_moment()
         state, owned = self._finished()
         moment = self._scaled(state, owned, 1.0 / self._positive_weight(state))
         if state.centred:
@@ -279,6 +279,8 @@ class StreamingCovariance:
         (float32 for float32 data, else float64). A diagonal treats a variance as zero that is within the rounding of
         its own mean.
         """
+        if isinstance(self._stream, DeviceStream):
+            return self._read().precision(self.ddof)
         return give_back(self._spectrum().precision(), self._library)
 
     def get_precision(self) -> Any:
@@ -306,6 +308,8 @@ class StreamingCovariance:
         k = p if k is None else check.count(k, "k", 1)
         if k > p:
             raise InputError(f"k is {k}, but there are {p} parameters")
+        if isinstance(self._stream, DeviceStream):
+            return self._read().eigh(k, self.ddof)
         if self._eigen is None and self.structure == "full" and 2 * k < p:
             if self._leading is None or self._leading[0].size < k:
                 self._leading = spectral.largest(self._covariance(), k)
@@ -320,6 +324,8 @@ class StreamingCovariance:
         Minus infinity if the covariance is singular, that is if an eigenvalue counts as zero (see ``precision_``), as
         ``numpy.linalg.slogdet`` has it. For a pseudo-determinant, sum the logarithms of those of ``eigh()`` you keep.
         """
+        if isinstance(self._stream, DeviceStream):
+            return self._read().logdet(self.ddof)
         return self._spectrum().logdet()
 
     def mahalanobis(self, X: Any) -> Any:
@@ -334,6 +340,8 @@ class StreamingCovariance:
         InputError
             Another width than the rows seen.
         """
+        if isinstance(self._stream, DeviceStream):
+            return self._read().mahalanobis(X, self.ddof)
         if isinstance(X, Gradients):
             rows, library = X.rows, X.library
         else:
@@ -344,91 +352,17 @@ class StreamingCovariance:
             )
         return give_back(self._spectrum().distances(rows, self._location()), library)
 
-    # ---- state in and out ----------------------------------------------------------------------------------------
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the state to a safetensors file: beside ``path``, to the disk, then renamed in one step.
-
-        Nothing is finished by it: the object loaded goes on bit for bit. Needs the package safetensors.
-        """
-        settings, arrays = serial.pack(self._stream)
-        storage.write(path, {**self._settings.plain(), **settings}, arrays)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """The object that ``save`` wrote.
-
-        Raises
-        ------
-        FileNotFoundError
-            There is no such file.
-        StateFileError
-            The file is truncated, foreign, or of a newer format; the message says which.
-        """
-        new = cls()
-        new._restore(*storage.read(path))
-        return new
-
-    def state_dict(self) -> dict[str, Any]:
-        """Settings and arrays as a plain dictionary of copies: ``{"format", "format_version", "library_version",
-        "settings", "arrays"}``."""
-        with self._stream.lock:
-            settings, arrays = _copied(serial.pack(self._stream))
-        return {
-            "format": storage.FORMAT,
-            "format_version": storage.FORMAT_VERSION,
-            "library_version": VERSION,
-            "settings": {**self._settings.plain(), **settings},
-            "arrays": arrays,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> Self:
-        """Become the object that ``state_dict`` described, its parameters included. The arrays are copied.
-
-        Raises
-        ------
-        StateFileError
-            The dictionary is not one of ``state_dict``, or its arrays do not fit together. Nothing has changed then.
-        """
-        if not isinstance(state, dict) or state.get("format") != storage.FORMAT:
-            raise StateFileError("this is no dictionary that StreamingCovariance.state_dict returned")
-        if state.get("format_version") != storage.FORMAT_VERSION:
-            raise StateFileError(
-                f"this state has format version {state.get('format_version')!r}; gradhess {VERSION} reads "
-                f"{storage.FORMAT_VERSION}"
-            )
-        self._restore(state["settings"], {name: np.array(array) for name, array in state["arrays"].items()})
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.state_dict(), "params": self.get_params(), "library": self._library}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state["params"])  # type: ignore[misc]  # an object that is being made
-        serial.unpack(self._stream, state["settings"], state["arrays"])
-        self._library = state["library"]
-
     # ---- inside --------------------------------------------------------------------------------------------------
 
-    def _forget(self) -> None:
-        """Drop what was derived from the rows; they are about to change."""
-        self._eigen = None
-        self._leading = None
-
-    def _take_over(self, other: StreamingCovariance) -> None:
-        self._settings, self._stream, self._library = other._settings, other._stream, other._library
-        self._forget()
-
-    def _restore(self, settings: dict[str, Any], arrays: dict[str, AnyArray]) -> None:
-        try:
-            new = type(self)(**{name: settings[name] for name in Settings.__dataclass_fields__})
-        except (KeyError, TypeError, InputError) as error:
-            raise StateFileError(f"this state has settings that cannot be read: {error}") from error
-        serial.unpack(new._stream, settings, arrays)
-        self._take_over(new)
+    def _read(self) -> DeviceResults:
+        """What reads results on a GPU."""
+        assert isinstance(self._stream, DeviceStream)
+        if not self._stream.n_seen:
+            raise NotFittedError("no rows were seen yet; call partial_fit or fit first")
+        return DeviceResults(self._stream, self._library)
 
     def _fitted_state(self) -> MomentState:
-        state = self._stream.state
+        state: MomentState | None = self._stream.state
         if state is None or not self.n_samples_seen_:
             raise NotFittedError("no rows were seen yet; call partial_fit or fit first")
         return state
@@ -489,7 +423,3 @@ class StreamingCovariance:
                 self._eigen = spectral.of_full(covariance, compute_dtype)
             self._leading = None
         return self._eigen
-
-
-def _copied(packed: tuple[dict[str, Any], dict[str, AnyArray]]) -> tuple[dict[str, Any], dict[str, AnyArray]]:
-    return packed[0], {name: array.copy() for name, array in packed[1].items()}

@@ -58,6 +58,7 @@ constexpr int kNamedBarriers = 16;
 
 struct Settings {
     std::uint64_t seed = 0;  // 0: everything in order
+    int architecture = 900;  // as __CUDA_ARCH__, for what is chosen at run time
 };
 
 struct Shape {

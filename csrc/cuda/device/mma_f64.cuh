@@ -33,7 +33,7 @@ inline void multiply_add_16x8x16(double (&c)[4], const double (&a)[8], const dou
         const double* a;
         const double* b;
     } arguments{c, a, b};
-    cuda_emulator::emulator().require(GRADHESS_ARCH >= 900, "mma.m16n8k16 of doubles needs sm_90");
+    cuda_emulator::emulator().require(has_sm_90(), "mma.m16n8k16 of doubles needs sm_90");
     cuda_emulator::emulator().collective(arguments, [](const auto& all) {
         double left[16][16];
         double right[8][16];

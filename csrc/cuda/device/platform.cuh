@@ -57,6 +57,13 @@ GRADHESS_DEVICE std::uint32_t shared_address(const void* pointer) {
 
 #endif
 
+// Whether the instructions of sm_90 are there; the emulator decides it at run time.
+#if defined(GRADHESS_CUDA_EMULATOR)
+inline bool has_sm_90() { return cuda_emulator::emulator().settings.architecture >= 900; }
+#else
+GRADHESS_DEVICE constexpr bool has_sm_90() { return GRADHESS_ARCH >= 900; }
+#endif
+
 GRADHESS_DEVICE int thread_number() { return static_cast<int>(threadIdx.x); }  // blocks have one dimension
 GRADHESS_DEVICE int lane_number() { return static_cast<int>(threadIdx.x) % kWarp; }
 GRADHESS_DEVICE int warp_number() { return static_cast<int>(threadIdx.x) / kWarp; }

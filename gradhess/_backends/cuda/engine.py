@@ -24,6 +24,7 @@ from typing import Any, Final, Literal, cast
 
 import numpy as np
 
+from gradhess._backends.cuda.outer import outer_update
 from gradhess._backends.cupy.engine import NO_BAD_ROW, Accuracy, Block, DeviceArray, Panel
 from gradhess._backends.cupy.launch import cupy, empty
 from gradhess._backends.cupy.slopes import plain, slopes
@@ -315,7 +316,11 @@ class CudaEngine:
         *,
         accuracy: Accuracy,
     ) -> bool:
-        return False
+        # float64 would be rounded to the 24 bits of the planes.
+        if A.dtype != FLOAT32 or self.products == "plain":
+            return False
+        outer_update(A, errors, row_weight, curvature, out)
+        return True
 
 
 def block_fields(block: Block) -> tuple[dict[str, Any], list[DeviceArray]]:

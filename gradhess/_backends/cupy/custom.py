@@ -151,19 +151,27 @@ def _definition(function: Any) -> tuple[list[str], list[ast.stmt]]:
     except (OSError, TypeError) as error:
         raise Untranslatable(f"its source cannot be read: {error}") from error
     tree = _parsed(text)
-    code = function.__code__
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and node.name == function.__name__:
-            return _names(node.args), node.body
-        if isinstance(node, ast.Lambda) and function.__name__ == "<lambda>":
-            made = compile(ast.Expression(node), "<lambda>", "eval").co_consts[0]
-            if (
-                made.co_code == code.co_code
-                and made.co_names == code.co_names
-                and made.co_consts == code.co_consts
-            ):
-                return _names(node.args), [ast.Return(node.body)]
-    raise Untranslatable("its definition is not found in its source")
+    if function.__name__ != "<lambda>":
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and node.name == function.__name__:
+                return _names(node.args), node.body
+        raise Untranslatable("its definition is not found in its source")
+    # Several lambdas may share a line: the one with the same names and numbers.
+    found = [
+        node for node in ast.walk(tree) if isinstance(node, ast.Lambda) and _same(node, function.__code__)
+    ]
+    if len({ast.dump(node) for node in found}) != 1:
+        raise Untranslatable(
+            f"its line holds {len(found)} lambdas that may be it; define the function with def"
+        )
+    return _names(found[0].args), [ast.Return(found[0].body)]
+
+
+def _same(node: ast.Lambda, code: Any) -> bool:
+    """Whether a lambda in a source may be what was compiled to ``code``: the same words and numbers."""
+    made = compile(ast.Expression(node), "<lambda>", "eval").co_consts[0]
+    words = [set(one.co_names) | set(one.co_freevars) for one in (made, code)]
+    return made.co_varnames == code.co_varnames and made.co_consts == code.co_consts and words[0] == words[1]
 
 
 def _parsed(text: str) -> ast.AST:

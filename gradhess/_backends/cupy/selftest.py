@@ -3,6 +3,7 @@ wrong, are an error before they are a result."""
 
 from __future__ import annotations
 
+import importlib
 from typing import Final
 
 import numpy as np
@@ -21,7 +22,8 @@ _passed: set[tuple[str, int]] = set()
 def ensure(backend: CupyBackend, device: int) -> None:
     """Run it, if it did not pass before; the only place where work on a device waits without being asked."""
     if (backend.name, device) not in _passed:
-        with cupy().cuda.Device(device):
+        cupyx = importlib.import_module("cupyx")
+        with cupy().cuda.Device(device), cupyx.allow_synchronize(True):
             _run(backend, device)
         _passed.add((backend.name, device))
 

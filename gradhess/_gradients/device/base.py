@@ -39,7 +39,7 @@ def device_backend(place: Place) -> CupyBackend:
 
 def device_rows(value: Any, name: str) -> tuple[DeviceRows, Place]:
     """Plain rows (n, d) on a device."""
-    place = place_of(value)
+    place = place_of(value, name)
     with place:
         array, bfloat16 = as_device(value, name, place, name)
         check_matrix(array, name)

@@ -45,8 +45,10 @@ def remember(flag: Flag) -> None:
 
 
 def forget(flag: Flag) -> None:
-    if flag in _flags:
-        _flags.remove(flag)
+    """The caller looks at it itself."""
+    kept = [other for other in _flags if other.status is not flag.status]
+    _flags.clear()
+    _flags.extend(kept)
 
 
 def synchronize(device: Any = None) -> None:

@@ -98,7 +98,7 @@ def _intercept(value: Any, k: int, place: Place, softmax: bool) -> DeviceArray |
 def device_layer_gradients(activations: Any, errors: Any, *, bias: Any, mask: Any) -> DeviceGradients:
     """See ``gradhess.layer_gradients``."""
     check.flag(bias, "bias")
-    place = place_of(activations)
+    place = place_of(activations, "activations")
     with place:
         (A, narrow), (D, narrow_errors) = (
             as_device(activations, "activations", place, "activations"),
