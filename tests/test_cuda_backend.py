@@ -13,13 +13,13 @@ import pytest
 from emulated_cuda import build, why_not
 from gpu_support import KINDS, installed
 from test_gpu_backend import (
+    assert_right,
     run,
     test_an_accumulator_of_float32,
     test_every_kind_of_rows,
     test_group_sums_and_pairs_of_outputs,
     test_layouts_and_types_of_rows,
     test_states_merge,
-    test_widths_that_straddle_panels,
 )
 
 from gradhess._backends import registry
@@ -31,7 +31,6 @@ __all__ = [
     "test_group_sums_and_pairs_of_outputs",
     "test_layouts_and_types_of_rows",
     "test_states_merge",
-    "test_widths_that_straddle_panels",
 ]
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
@@ -92,6 +91,15 @@ def test_the_kernels_that_run(gpu, module, d, dtype, expected):
     run(gpu, Rows(X), centred=False)
     launched = {name for name in module.calls if not name.endswith("_workspace")}
     assert launched == expected
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("d", [1, 17, 65, 129, 257])
+def test_widths_that_straddle_kernels_and_tiles(gpu, d, dtype):
+    X = (np.random.default_rng(d).normal(size=(100, d)) + 1).astype(dtype)
+    weights = np.random.default_rng(1).uniform(0.5, 2, 100)
+    assert_right(run(gpu, Rows(X), weights), Rows(X), weights)
+    assert_right(run(gpu, Rows(X), centred=False), Rows(X), centred=False)
 
 
 @pytest.mark.parametrize("curvature", [False, True])
