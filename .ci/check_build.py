@@ -1,4 +1,4 @@
-"""Two checks on a build folder: no CUDA kernel spills registers, and no code is shared between instruction sets.
+"""Two checks on a build folder: no register of a CUDA kernel in local memory, no code shared by instruction sets.
 
 A function that two object files define as weak symbols is kept once by the linker. If the copy compiled for AVX-512
 won, a machine without it would stop at an illegal instruction; so the kernel files may share none.
@@ -13,8 +13,9 @@ from pathlib import Path
 
 
 def spills(log: str) -> list[str]:
-    """Lines of ``ptxas -v`` that report spilled registers."""
-    return [line for line in log.splitlines() if re.search(r"[1-9]\d* bytes spill (stores|loads)", line)]
+    """Lines of ``ptxas -v`` that report spilled registers, or arrays that went to (slow) local memory instead."""
+    slow = r"[1-9]\d* bytes (stack frame|spill stores|spill loads)"
+    return [line for line in log.splitlines() if re.search(slow, line)]
 
 
 def shared_symbols(build: Path) -> list[str]:

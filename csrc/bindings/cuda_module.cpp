@@ -1,5 +1,5 @@
 // gradhess._cuda: the functions of csrc/cuda/api.hpp for Python. Pointers come as integers, as in
-// __cuda_array_interface__; what they point to is checked in gradhess/_backends/cuda.py.
+// __cuda_array_interface__; what they point to is checked in gradhess/_backends/cuda.
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
@@ -7,10 +7,16 @@
 #include <string>
 
 #include "cuda/api.hpp"
-#include "cuda/triangle.hpp"
+#include "cuda/schedule.hpp"
+#include "cuda_tensor.hpp"
+
+#if defined(GRADHESS_CUDA_EMULATOR)
+#include "cuda_emulator/emulator.hpp"
+#endif
 
 namespace py = pybind11;
 namespace cuda = gradhess::cuda;
+using cuda::Index;
 
 namespace {
 
@@ -20,7 +26,19 @@ struct CudaError : std::runtime_error {
 
 void require(const char* what, const cuda::Status& status) {
     if (status.ok()) return;
-    throw CudaError(std::string(what) + ": CUDA error " + std::to_string(status.code) + " (" + status.reason + ")");
+    throw CudaError(std::string(what) + ": CUDA error " + std::to_string(status.code) + " (" + status.reason + ") at " +
+                    status.file + ":" + std::to_string(status.line));
+}
+
+// Launches without the GIL, since a launch can wait for a full queue.
+template <class Call>
+void run(const char* what, Call call) {
+    cuda::Status status;
+    {
+        py::gil_scoped_release release;
+        status = call();
+    }
+    require(what, status);
 }
 
 template <class T>
@@ -28,10 +46,130 @@ T* pointer(std::uintptr_t address) {
     return reinterpret_cast<T*>(address);
 }
 
+template <class T>
+T* pointer_in(const py::dict& from, const char* name) {
+    return from.contains(name) ? pointer<T>(from[name].cast<std::uintptr_t>()) : nullptr;
+}
+
+template <class T>
+T value_in(const py::dict& from, const char* name, T otherwise) {
+    return from.contains(name) ? from[name].cast<T>() : otherwise;
+}
+
+// The position of `name` in a list of names, for enumerations that count from `first`.
+template <class Enumeration, std::size_t N>
+Enumeration named(const std::string& name, const char* what, const char* const (&names)[N], int first = 0) {
+    for (std::size_t i = 0; i < N; ++i)
+        if (name == names[i]) return static_cast<Enumeration>(static_cast<int>(i) + first);
+    throw py::value_error(std::string(what) + " is '" + name + "', which the kernels do not know");
+}
+
 cuda::DType dtype_of(const std::string& name) {
-    if (name == "float64") return cuda::DType::f64;
-    if (name == "float32") return cuda::DType::f32;
-    throw py::value_error("dtype is '" + name + "'; it must be float64 or float32");
+    return named<cuda::DType>(name, "dtype", {"float64", "float32", "float16", "bfloat16"});
+}
+
+cuda::Block block_of(const py::dict& from) {
+    cuda::Block block;
+    block.data = pointer_in<const void>(from, "data");
+    block.dtype = dtype_of(from["dtype"].cast<std::string>());
+    block.samples = from["samples"].cast<Index>();
+    block.features = from["features"].cast<Index>();
+    block.row_stride = from["row_stride"].cast<Index>();
+    block.column_stride = from["column_stride"].cast<Index>();
+    block.kind =
+        named<cuda::RowKind>(value_in<std::string>(from, "kind", "dense"), "kind", {"dense", "gradient", "hessian"});
+    block.unit_column = value_in(from, "unit_column", false);
+    block.loss = named<cuda::Loss>(value_in<std::string>(from, "loss", "none"), "loss",
+                                   {"none", "squared", "logistic", "poisson", "huber"}, -1);
+    block.parameter = value_in(from, "parameter", 0.0);
+    block.y = pointer_in<const void>(from, "y");
+    block.y_is_float = value_in(from, "y_is_float", false);
+    block.coef = pointer_in<const double>(from, "coef");
+    block.intercept = pointer_in<const double>(from, "intercept");
+    block.loss_weight = pointer_in<const double>(from, "loss_weight");
+    block.slopes = pointer_in<const double>(from, "slopes");
+    block.values = pointer_in<const double>(from, "values");
+    block.outputs = value_in(from, "outputs", Index{1});
+    block.weights = pointer_in<const double>(from, "weights");
+    block.shift = pointer_in<const void>(from, "shift");
+    block.gate = pointer_in<const Index>(from, "gate");
+    block.first_row = value_in(from, "first_row", Index{0});
+    if (block.samples < 0 || block.features < 1 || block.outputs < 1)
+        throw py::value_error("samples must be >= 0, features and outputs >= 1");
+    if (block.outputs > 1 && !block.slopes) throw py::value_error("several outputs must come with slopes");
+    const bool predicted = block.loss != cuda::Loss::none && !block.slopes;
+    if (predicted && !(block.y && block.coef)) throw py::value_error("a loss needs y and coef");
+    if (block.kind != cuda::RowKind::dense && !predicted && !block.slopes)
+        throw py::value_error("gradient and hessian rows need a loss or slopes");
+    return block;
+}
+
+cuda::Panel panel_of(const py::dict& from, Index parameters) {
+    cuda::Panel panel;
+    panel.rows = pointer_in<void>(from, "rows");
+    panel.pitch = from["pitch"].cast<Index>();
+    panel.planes = pointer_in<std::uint16_t>(from, "planes");
+    panel.plane_count = value_in(from, "plane_count", 0);
+    panel.half = value_in(from, "half", false);
+    panel.plane_stride = value_in(from, "plane_stride", Index{0});
+    panel.exponents = pointer_in<const std::int32_t>(from, "exponents");
+    panel.overflow = pointer_in<std::int32_t>(from, "overflow");
+    panel.row_weight = pointer_in<double>(from, "row_weight");
+    panel.sums = pointer_in<double>(from, "sums");
+    panel.squares = pointer_in<double>(from, "squares");
+    panel.totals = pointer_in<double>(from, "totals");
+    panel.bad = pointer_in<Index>(from, "bad");
+    if (panel.pitch < parameters || panel.pitch % 8 != 0)
+        throw py::value_error("pitch must be a multiple of 8 that holds the parameters");
+    const auto aligned = [](const void* address) { return reinterpret_cast<std::uintptr_t>(address) % 16 == 0; };
+    if (!aligned(panel.rows) || !aligned(panel.planes))
+        throw py::value_error("rows and planes of a panel must be aligned to 16 bytes");
+    if (!panel.sums || !panel.totals || !panel.bad) throw py::value_error("a panel needs sums, totals and bad");
+    return panel;
+}
+
+void row_pass(const py::dict& block_fields, const py::dict& panel_fields, std::uintptr_t workspace,
+              std::uintptr_t stream) {
+    const cuda::Block block = block_of(block_fields);
+    const cuda::Panel panel = panel_of(panel_fields, block.parameters());
+    run("row_pass", [&] { return cuda::row_pass(block, panel, pointer<void>(workspace), pointer<void>(stream)); });
+}
+
+Index rank_update_workspace(const std::string& dtype, Index samples, Index columns) {
+    return cuda::rank_update_workspace(dtype_of(dtype), samples, columns);
+}
+
+void rank_update(std::uintptr_t rows, const std::string& dtype, Index samples, Index columns, Index pitch,
+                 std::uintptr_t row_weight, std::uintptr_t scatter, bool scatter_is_float, std::uintptr_t workspace,
+                 std::uintptr_t stream, int blocks) {
+    cuda::RankUpdate update;
+    update.rows = pointer<const void>(rows);
+    update.dtype = dtype_of(dtype);
+    update.samples = samples;
+    update.columns = columns;
+    update.pitch = pitch;
+    update.row_weight = pointer<const double>(row_weight);
+    update.scatter = pointer<void>(scatter);
+    update.scatter_is_float = scatter_is_float;
+    update.blocks = blocks;
+    if (update.dtype != cuda::DType::f64 && update.dtype != cuda::DType::f32)
+        throw py::value_error("dtype must be float64 or float32");
+    if (samples < 0 || columns < 1 || pitch < columns || pitch % 4 != 0 || rows % 16 != 0)
+        throw py::value_error("rows must be aligned to 16 bytes, with a pitch that is a multiple of 4");
+    run("rank_update", [&] { return cuda::rank_update(update, pointer<void>(workspace), pointer<void>(stream)); });
+}
+
+void narrow_update(const py::dict& block_fields, const py::dict& panel_fields, std::uintptr_t scatter,
+                   bool scatter_is_float, std::uintptr_t workspace, std::uintptr_t stream) {
+    const cuda::Block block = block_of(block_fields);
+    cuda::Panel panel = panel_of(panel_fields, block.parameters());
+    panel.row_weight = nullptr;
+    if (block.parameters() > cuda::kMostNarrow || block.outputs > 1)
+        throw py::value_error("narrow rows have at most 128 parameters and one output");
+    run("narrow_update", [&] {
+        return cuda::narrow_update(block, panel, pointer<void>(scatter), scatter_is_float, pointer<void>(workspace),
+                                   pointer<void>(stream));
+    });
 }
 
 py::tuple device_count() {
@@ -46,23 +184,12 @@ std::string device_name(int device) {
     return name;
 }
 
-void weighted_gram(std::uintptr_t data, const std::string& dtype, cuda::Index samples, cuda::Index features,
-                   cuda::Index row_stride, std::uintptr_t weights, std::uintptr_t gram, std::uintptr_t stream) {
-    if (samples < 0 || features < 1 || row_stride < features) {
-        throw py::value_error("samples must be >= 0, features >= 1 and row_stride >= features");
-    }
-    const cuda::Rows rows{pointer<const void>(data), dtype_of(dtype), samples, features, row_stride};
-    cuda::Status status;
-    {
-        py::gil_scoped_release release;  // a launch can wait for a full queue
-        status =
-            cuda::weighted_gram(rows, pointer<const double>(weights), pointer<double>(gram), pointer<void>(stream));
-    }
-    require("weighted_gram", status);
+void self_test(std::uintptr_t result, std::uintptr_t stream) {
+    run("self_test", [&] { return cuda::self_test(pointer<int>(result), pointer<void>(stream)); });
 }
 
-py::tuple tile_position(cuda::Index number) {
-    const auto [row, column] = cuda::tile_position(number);
+py::tuple tile_position(Index number, Index tile_rows) {
+    const auto [row, column] = cuda::super_block_tile(number, tile_rows);
     return py::make_tuple(row, column);
 }
 
@@ -73,10 +200,26 @@ PYBIND11_MODULE(_cuda, module, py::mod_gil_not_used()) {
     py::register_exception<CudaError>(module, "CudaError", backend_error.ptr());
     module.attr("RUNTIME_VERSION") = cuda::runtime_version();
     module.attr("ARCHITECTURES") = GRADHESS_CUDA_ARCHITECTURES;
+    module.attr("SELF_TEST") = cuda::kSelfTest;
 
     module.def("device_count", &device_count);
     module.def("device_name", &device_name, py::arg("device"));
-    module.def("weighted_gram", &weighted_gram, py::kw_only(), py::arg("data"), py::arg("dtype"), py::arg("samples"),
-               py::arg("features"), py::arg("row_stride"), py::arg("weights"), py::arg("gram"), py::arg("stream"));
-    module.def("tile_position", &tile_position, py::arg("number"));
+    module.def("self_test", &self_test, py::kw_only(), py::arg("result"), py::arg("stream"));
+    module.def("row_pass_workspace", &cuda::row_pass_workspace, py::arg("samples"), py::arg("parameters"));
+    module.def("row_pass", &row_pass, py::arg("block"), py::arg("panel"), py::kw_only(), py::arg("workspace"),
+               py::arg("stream"));
+    module.def("rank_update_workspace", &rank_update_workspace, py::arg("dtype"), py::arg("samples"),
+               py::arg("columns"));
+    module.def("rank_update", &rank_update, py::kw_only(), py::arg("rows"), py::arg("dtype"), py::arg("samples"),
+               py::arg("columns"), py::arg("pitch"), py::arg("row_weight"), py::arg("scatter"),
+               py::arg("scatter_is_float"), py::arg("workspace"), py::arg("stream"), py::arg("blocks") = 0);
+    module.def("narrow_workspace", &cuda::narrow_workspace, py::arg("samples"), py::arg("parameters"));
+    module.def("narrow_update", &narrow_update, py::arg("block"), py::arg("panel"), py::kw_only(), py::arg("scatter"),
+               py::arg("scatter_is_float"), py::arg("workspace"), py::arg("stream"));
+    module.def("tile_position", &tile_position, py::arg("number"), py::arg("tile_rows"));
+    gradhess::bindings::register_tensor(module);
+#if defined(GRADHESS_CUDA_EMULATOR)
+    module.def("emulate_architecture", [](int number) { cuda_emulator::emulator().settings.architecture = number; });
+    module.def("emulate_schedule", [](std::uint64_t seed) { cuda_emulator::emulator().settings.seed = seed; });
+#endif
 }

@@ -4,36 +4,51 @@
 #include <cstdint>
 #include <string>
 
+#include "block.hpp"
+#include "status.hpp"
+
 namespace gradhess::cuda {
-
-using Index = std::int64_t;
-
-enum class DType : int { f64, f32 };
-
-// A cudaError_t and its text; code 0 is success.
-struct Status {
-    int code = 0;
-    std::string reason;
-
-    bool ok() const { return code == 0; }
-};
-
-// Rows of data in device memory: row i starts at data + i * row_stride, counted in elements.
-struct Rows {
-    const void* data = nullptr;
-    DType dtype = DType::f64;
-    Index samples = 0;
-    Index features = 0;
-    Index row_stride = 0;
-};
 
 int runtime_version();  // as CUDART_VERSION: 13000 is 13.0
 Status count_devices(int& count);
 Status device_name(int device, std::string& name);
 
-// gram += X^T diag(weights) X on the current device, in `stream` (a cudaStream_t), without waiting for it.
-// `gram` is (features, features), C-contiguous float64; both triangles are written. `weights` is (samples,) float64
-// of any sign, or null for ones. Shapes are checked by the caller.
-Status weighted_gram(const Rows& rows, const double* weights, double* gram, void* stream);
+// Bytes of device memory that a row pass of this size writes its partial sums to.
+Index row_pass_workspace(Index samples, Index parameters);
+
+// The row pass: z and its sums into the panel (see rowpass.cuh). `workspace` is aligned to 8 bytes.
+Status row_pass(const Block& block, const Panel& panel, void* workspace, void* stream);
+
+// Bytes of device memory for the partial sums of a rank update of that many rows and columns; 0 where none are needed.
+Index rank_update_workspace(DType dtype, Index samples, Index columns);
+
+// scatter += sum_i w_i z_i z_i^T, the lower triangle of (columns, columns), C-contiguous, float64 or float32. `rows` is
+// (samples, pitch) as a panel has them, of float64 or float32; row_weight is (samples,) or null for ones. `blocks` is
+// the most thread blocks that run side by side, 0 for any number; the result does not depend on it.
+struct RankUpdate {
+    const void* rows = nullptr;
+    DType dtype = DType::f64;
+    Index samples = 0;
+    Index columns = 0;
+    Index pitch = 0;
+    const double* row_weight = nullptr;
+    void* scatter = nullptr;
+    bool scatter_is_float = false;
+    int blocks = 0;
+};
+Status rank_update(const RankUpdate& update, void* workspace, void* stream);
+
+// Bytes of device memory for the partial sums of narrow_update.
+Index narrow_workspace(Index samples, Index parameters);
+
+// row_pass and rank_update at once, for at most kMostNarrow parameters and one output; the panel's rows, row_weight and
+// squares are not written.
+constexpr Index kMostNarrow = 128;
+Status narrow_update(const Block& block, const Panel& panel, void* scatter, bool scatter_is_float, void* workspace,
+                     void* stream);
+
+// Runs one small kernel on the current device and says whether it did: code 0 and *result == kSelfTest afterwards.
+constexpr int kSelfTest = 496;
+Status self_test(int* result, void* stream);
 
 }  // namespace gradhess::cuda

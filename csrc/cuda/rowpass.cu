@@ -1,0 +1,62 @@
+// Chooses and launches the row pass: see rowpass.cuh.
+#include "rowpass.cuh"
+
+#include "api.hpp"
+#include "device/launch.cuh"
+
+namespace gradhess::cuda {
+namespace {
+
+using namespace rowpass;
+
+template <class Source, class T>
+Status launch_as(Job& job, void* stream) {
+    constexpr Index item = sizeof(Source);
+    const Block& block = job.block;
+    job.tile_rows = rowpass::tile_rows(block.features, item);
+    job.staged_pitch = rowpass::staged_pitch(block.features, item);
+    const bool in_shared = staged(block.features, item);
+    device::LaunchShape shape;
+    shape.grid = dim3(static_cast<unsigned>(segments(block.samples)));
+    shape.threads = kThreads;
+    shape.shared_bytes = static_cast<std::size_t>(shared_bytes(job, item, in_shared));
+    shape.stream = stream;
+    return in_shared ? device::launch(shape, rowpass_kernel<Source, T, true>, job)
+                     : device::launch(shape, rowpass_kernel<Source, T, false>, job);
+}
+
+}  // namespace
+
+Index row_pass_workspace(Index samples, Index parameters) {
+    return static_cast<Index>(sizeof(double)) * workspace_doubles(samples, parameters);
+}
+
+Status row_pass(const Block& block, const Panel& panel, void* workspace, void* stream) {
+    const Index count = segments(block.samples);
+    Job job{};
+    job.block = block;
+    job.panel = panel;
+    job.parameters = block.parameters();
+    job.width = block.width();
+    job.column_threads = column_threads(panel.pitch);
+    job.partial_sums = static_cast<double*>(workspace);
+    job.partial_squares = job.partial_sums + count * job.parameters;
+    job.partial_totals = job.partial_squares + count * job.parameters;
+    if (count > 0) {
+        Status status;
+        switch (block.dtype) {
+            case DType::f64: status = launch_as<double, double>(job, stream); break;
+            case DType::f32: status = launch_as<float, float>(job, stream); break;
+            case DType::f16: status = launch_as<device::Half, float>(job, stream); break;
+            case DType::bf16: status = launch_as<device::BFloat16, float>(job, stream); break;
+        }
+        if (!status.ok()) return status;
+    }
+    device::LaunchShape shape;
+    shape.grid = dim3(static_cast<unsigned>((job.parameters + 3 + kThreads - 1) / kThreads));
+    shape.threads = kThreads;
+    shape.stream = stream;
+    return device::launch(shape, add_segments_kernel<double>, job, count);
+}
+
+}  // namespace gradhess::cuda
