@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import nox
@@ -31,6 +32,7 @@ TORCH_PEERS = [
     "unfoldNd",
 ]
 NO_BUILD = {"GRADHESS_COMPILED": "off"}
+NO_CUDA = {"GRADHESS_CUDA": "off"}  # a minute less, where the CUDA module is not what the session is about
 PACKAGE_FOLDER = "import gradhess, pathlib; print(pathlib.Path(gradhess.__file__).parents[1])"
 IMPORT_CHECK = "import gradhess; gradhess.show_config()"
 
@@ -61,7 +63,7 @@ def tests(session: nox.Session) -> None:
 def torch(session: nox.Session) -> None:
     """The tests that take arrays or models from PyTorch, and those against libraries that are made for it."""
     session.install("torch==2.13.0")
-    session.install(".[test]")
+    session.install(".[test]", env=NO_CUDA)
     # Peers that single tests compare with, for the PyTorch that is here; where one will not install, its tests say so.
     session.install("--no-deps", *TORCH_PEERS, success_codes=[0, 1])
     session.run("pytest", *TORCH_TESTS, *session.posargs)
@@ -96,7 +98,9 @@ def packages(session: nox.Session) -> None:
     (sdist,) = dist.glob("*.tar.gz")
     session.chdir(tmp)
     session.install("--force-reinstall", str(wheel))
-    session.run("python", "-c", f"import gradhess._cpu; {IMPORT_CHECK}")
+    has_cuda = any(name.startswith("gradhess/_cuda.") for name in zipfile.ZipFile(wheel).namelist())
+    modules = "gradhess._cpu, gradhess._cuda" if has_cuda else "gradhess._cpu"
+    session.run("python", "-c", f"import {modules}; {IMPORT_CHECK}")
     session.install("--force-reinstall", "--no-deps", "--no-cache-dir", str(sdist), env=NO_BUILD)
     session.run("python", "-c", IMPORT_CHECK, env={"GRADHESS_BACKEND": "numba"})
 
@@ -104,7 +108,8 @@ def packages(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """The benchmarks on tiny shapes: that they run and agree, not how fast. Peers that will not install are skipped."""
-    session.install(".[bench]", "cmake", "ninja", "pybind11>=3.0")  # retune.py builds the kernels
+    # The last three: retune.py builds the kernels.
+    session.install(".[bench]", "cmake", "ninja", "pybind11>=3.0", env=NO_CUDA)
     environment = {"GRADHESS_BENCH": os.environ.get("GRADHESS_BENCH", "quick")}
     session.run("pytest", "bench", *session.posargs, env=environment)
     for script in ("interleaved", "operations", "sweep", "tiny", "accuracy"):
