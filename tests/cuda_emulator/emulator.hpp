@@ -294,19 +294,26 @@ class Emulator {
         std::vector<std::size_t> order(fibers_.size());
         for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
         std::size_t running = fibers_.size();
+        lagging_ = settings.seed ? random_() % (fibers_.size() / kWarp + 1) : 0;
         while (running > 0) {
             if (settings.seed) std::shuffle(order.begin(), order.end(), random_);
             const std::uint64_t before = progress_;
-            for (const std::size_t i : order) {
-                Fiber& fiber = fibers_[i];
-                if (fiber.done || (fiber.watched && *fiber.watched == fiber.seen)) continue;
-                fiber.watched = nullptr;
-                current_ = &fiber;
-                threadIdx = fiber.index;
-                blockIdx = fiber.block->index;
-                scheduler_.switch_to(fiber.context);
-                if (error_) std::rethrow_exception(error_);
-                running -= fiber.done;
+            // One warp may lag behind all others, up to the next barrier that they need it for.
+            const std::size_t slow = settings.seed ? lagging_ : fibers_.size();
+            for (const bool lag : {false, true}) {
+                if (lag && (progress_ != before || slow == fibers_.size())) break;
+                for (const std::size_t i : order) {
+                    Fiber& fiber = fibers_[i];
+                    if ((i / kWarp == slow) != lag) continue;
+                    if (fiber.done || (fiber.watched && *fiber.watched == fiber.seen)) continue;
+                    fiber.watched = nullptr;
+                    current_ = &fiber;
+                    threadIdx = fiber.index;
+                    blockIdx = fiber.block->index;
+                    scheduler_.switch_to(fiber.context);
+                    if (error_) std::rethrow_exception(error_);
+                    running -= fiber.done;
+                }
             }
             if (running > 0 && progress_ == before) {
                 throw std::runtime_error(std::to_string(running) +
@@ -334,6 +341,7 @@ class Emulator {
     Fiber* current_ = nullptr;
     Barrier cluster_barrier_;
     std::uint64_t progress_ = 0;
+    std::size_t lagging_ = 0;  // number of a warp, or one more than there are
     std::exception_ptr error_;
     std::mt19937_64 random_;
 };
