@@ -334,9 +334,10 @@ class Backend(Protocol):
         input_weights: Float64Array,
         target_weights: Float64Array | None,
         *,
+        n_rows: int | None = None,
         threads: int,
     ) -> Float64Array:
-        """(n_inputs,): ``sum_{x' > x} mu(x') eps(x, x')^2`` for every input x, with
+        """(n_rows,): ``sum_{x' > x} mu(x') eps(x, x')^2`` for the first inputs x (all by default), with
         ``eps(x, x') = sum_{y, y'} |P_h(h(x) = y, h(x') = y') - q^-2|``.
 
         ``labels`` (n_targets, n_inputs) is C-contiguous and below q; ``input_weights`` mu is (n_inputs,), and
