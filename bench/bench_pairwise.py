@@ -2,11 +2,14 @@
 
 q = 7, n = 4, all ternary secrets with up to 4 non-zeros (81) at all 2401 inputs: 2.9 million joint histograms of 49
 cells. The column GFLOP/s counts comparisons of labels, ``n_inputs^2 / 2 * n_targets * (q - 1)``.
+
+    python bench/bench_pairwise.py     time for each target and pair over q, by which pair_dependence.hpp chooses
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -92,3 +95,33 @@ def expected() -> float:
     """The double loop is the oracle where it takes no time; in full runs all are held to the Numba backend, and so
     to each other."""
     return double_loop(labels()) if QUICK else with_backend("numba")(labels())
+
+
+def main() -> None:
+    """Nanoseconds for each target and pair on one thread, over the number of labels: where ways of counting change."""
+    from gradhess._backends import registry
+    from gradhess._backends.cpu import available_isas, use_isa
+
+    ops, rng = registry.get("cpu"), np.random.default_rng(0)
+    sizes = (20, 1000) if QUICK else (20, 100, 1000, 10_000)
+    print(f"{'':10}{'q':>4}" + "".join(f"{n:>8,}{'weighted':>10}" for n in sizes) + "   targets")
+    for isa in available_isas():
+        for q in (7, 16, 32, 64, 128, 256):
+            cells = []
+            for n_targets in sizes:
+                n, rows = min(1000, max(128, int((2e7 / (n_targets + 50)) ** 0.5))), 48
+                table = rng.integers(0, q, (n_targets, n)).astype(np.uint8)
+                mu, shares = np.full(n, 1 / n), np.full(n_targets, 1 / n_targets)
+                for given, width in ((None, 8), (shares, 10)):
+                    times = []
+                    for _ in range(1 if QUICK else 3):
+                        start = time.perf_counter()
+                        with use_isa(isa):
+                            ops.pair_dependence(table, q, mu, given, n_rows=rows, threads=1)
+                        times.append(time.perf_counter() - start)
+                    cells.append(f"{min(times) / (rows * n * n_targets) * 1e9:>{width}.2f}")
+            print(f"{isa:10}{q:>4}" + "".join(cells))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,10 +1,11 @@
 """How the pairwise dependence of LWE secrets falls with the size of the class (Takhanov, arXiv 2505.22158).
 
-Every class that enumerates within a budget: q = 3, 5, 7; binary and ternary secrets; every length, number of non-zeros
-and input range {0, ..., a - 1}. Points go to a CSV file as they are found, and are not computed twice: a run may be
-stopped and started again.
+Every class of which all pairs of inputs can be compared within a minute: q = 3, 5, 7; binary and ternary secrets; every
+length, number of non-zeros and input range {0, ..., a - 1}. By symmetry, one input of each orbit is compared with all
+inputs, which takes some minutes for all classes together. Points go to a CSV file as they are found, and are not
+computed twice: a run may be stopped and started again.
 
-    python examples/lwe_dependence.py --seconds 60
+    python examples/lwe_dependence.py
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=1.0, help="for the largest case (1 by default)")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="for all pairs of the largest case (60 by default)"
+    )
     parser.add_argument("--stop-after", type=float, default=float("inf"), help="seconds, in all")
     parser.add_argument("--points", type=Path, default=Path("lwe-dependence.csv"))
     parser.add_argument("--plot", type=Path, default=Path("lwe-dependence.png"))

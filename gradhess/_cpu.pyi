@@ -88,6 +88,7 @@ def pair_dependence(
     q: int,
     input_weights: Float64Array,
     target_weights: Float64Array | None,
+    rows: int,
     threads: int,
     isa: int,
 ) -> Float64Array: ...

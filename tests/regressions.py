@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
+REDUCTIONS = {"half_mean": (1.0, 40.0), "mean": (2.0, 20.0), "half_sum": (40.0, 1.0), "sum": (80.0, 0.5)}
+"""At n = 40: the Hessian over Sigma, and the variance that calibration needs."""
 
 
 def spectrum(d: int, condition: float, seed: int = 0) -> Array:
@@ -79,3 +81,19 @@ class FreshOracle:
         x, own = batches[..., :-1], batches[..., -1]
         residual = x @ self.delta - own - target_noise
         return self.factor * np.einsum("cn,cnd->cd", residual, x)
+
+
+def off_centre(rng: np.random.Generator) -> tuple[Array, Array, Array]:
+    """500 rows (X, y) that are not centred, and coefficients away from the optimum."""
+    X = rng.standard_normal((500, 4)) @ np.diag([1.0, 0.5, 2.0, 0.1]) + np.array([0.0, 1.0, 0.0, 0.2])
+    y = X @ np.array([1.0, -1.0, 0.5, 3.0]) + 0.5 * rng.standard_normal(500)
+    return X, y, np.array([1.5, -1.0, 0.0, 2.0])
+
+
+def finite_covariance(X: Array, r: Array, n: int, s2: float, *, replace: bool) -> Array:
+    """The identity for rows drawn from a data set, which assumes nothing about it."""
+    N = len(X)
+    moment = X.T @ X / N
+    rows = X * r[:, None]
+    own = np.cov(rows, rowvar=False, ddof=0)
+    return (s2 * moment + (1.0 if replace else (N - n) / (N - 1)) * own) / n

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -38,7 +39,8 @@ def expected_sums(rows, groups):
     """Long double sums, and a bound on their errors.
 
     A draw carries ``|a|`` times the error of its row. The chain of t terms carries ``(t + 8) u64`` times the sum of
-    magnitudes, which covers the roundings of the factor, and the result is rounded once.
+    magnitudes, which covers the roundings of the factor, and the result is rounded once. In float32 a chain of
+    SHORT_CHAIN draws and their factors carry that many roundings and two more.
     """
     oracle = oracles.evaluate(rows)
     u = oracles.unit_roundoff(rows.compute_dtype)
@@ -47,6 +49,7 @@ def expected_sums(rows, groups):
         x = np.hstack([x, np.ones((len(x), 1), LD)])
     k = oracle.G.shape[1] // x.shape[1]
     plain = np.tile(x, k)
+    short = (layout.SHORT_CHAIN + 2) * u if rows.compute_dtype == np.float32 else 0.0
     sums = np.zeros((groups.count, oracle.G.shape[1]), LD)
     bounds = np.zeros(sums.shape)
     for j in range(groups.count):
@@ -57,7 +60,7 @@ def expected_sums(rows, groups):
         scale = 1.0 if groups.scale is None else groups.scale[j]
         sums[j] = scale * (a @ oracle.G[index] + b @ plain[index])
         size = np.abs(a) @ np.abs(oracle.G[index]) + np.abs(b) @ np.abs(plain[index])
-        bounds[j] = np.abs(a) @ oracle.error[index] + (len(index) + 8) * oracles.U64 * size
+        bounds[j] = np.abs(a) @ oracle.error[index] + ((len(index) + 8) * oracles.U64 + short) * size
         bounds[j] = abs(scale) * bounds[j] + 2 * u * np.abs(sums[j])
     return sums, bounds
 
@@ -117,14 +120,24 @@ def test_instruction_sets_with_fused_multiply_adds_agree(rng):
     cpu = pytest.importorskip("gradhess._backends.cpu")
     if not {"avx2", "avx512"} <= set(cpu.available_isas()):
         pytest.skip("needs both AVX2 and AVX-512")
-    for d in WIDTHS:
-        rows = oracles.make_rows(200, d)
-        groups = make_groups(cpu.CpuBackend(), rows, [50, 300], rng)
+    for d, dtype in itertools.product(WIDTHS, (np.float64, np.float32)):
+        rows = oracles.make_rows(200, d, dtype=dtype)
+        groups = make_groups(cpu.CpuBackend(), rows, [50, 300, 7], rng)
         found = []
         for isa in ("avx2", "avx512"):
             with cpu.use_isa(isa):
                 found.append(sums_of(cpu.CpuBackend(), rows, groups).tobytes())
         assert found[0] == found[1]
+
+
+def test_float32_chains_are_short(ops, rng):
+    """Ones and a large number: a single chain in float32 would lose every one of them that comes after it."""
+    X = np.ones((1 + 2**12, 9), np.float32)
+    X[0] = 2**24
+    groups = Groups(np.array([0, len(X)]), None, None, None, None, None)
+    found = sums_of(ops, Rows(X), groups)
+    # At most the ones of the first chain are lost, and the sum is rounded to an even number.
+    assert (np.abs(found - (2**24 + 2**12)) <= layout.SHORT_CHAIN).all()
 
 
 def test_a_row_that_is_not_there_is_refused(ops, rng):

@@ -31,6 +31,13 @@ def test_lwe_prints_lines_and_entropies(tmp_path: Path) -> None:
     assert picture.stat().st_size > 10_000
 
 
+def test_lwe_takes_shorter_secrets_for_a_large_modulus() -> None:
+    """16^4 inputs of length 4 would be 2e9 pairs for each row; 256^4 would not fit in memory."""
+    result = invoke("lwe", "--q", 16, "--kind", "binary")
+    assert result.exit_code == 0, result.output
+    assert "Sparse inputs, n = 3," in result.output
+
+
 def test_frequency_prints_the_variance(tmp_path: Path) -> None:
     picture = tmp_path / "waves.svg"
     result = invoke("frequency", "--plot", picture)

@@ -389,6 +389,10 @@ def test_the_report_without_a_signal(tmp_path):
     point = inf.analyze(MODEL, TARGET, [[1, 2, 0]])
     assert point.collision_entropy == 0
     assert "no pairs" in point.notes[0]
+    assert point.noise == 0  # a difference of two equal second moments, but for rounding
+    assert point.signal_to_noise(1).value == math.inf
+    assert point.gradient_steps(1) == point.batch_size() == 1
+    assert "below rounding" in point.summary()
     assert point.variance.value <= point.bound.tight * (1 + 1e-12)
     waves = inf.analyze(TanhNetwork(1, 3), inf.high_frequency(5), np.linspace(0, 1, 50))
     assert waves.bound is None
@@ -411,17 +415,36 @@ def test_estimates_as_numbers_and_words():
     assert low == high == found.noise / found.value
 
 
+def test_noise_below_rounding_is_none():
+    """Draws of one point: the noise is a difference of equal numbers, 1e-16 of them or so, of either sign."""
+    for point in ([1, 2, 0], [2, 1, 1], [1, 0, 1]):
+        constant = np.array(point)
+        found = inf.estimate_informativeness(
+            MODEL, TARGET, lambda n, _, at=constant: np.tile(at, (n, 1)), n_targets=30, n_inputs=400, rng=0
+        )
+        assert found.noise == 0
+        assert found.signal_to_noise(10).value == math.inf
+        assert found.batch_size_range() == (0, 0)
+
+
 # ---- the experiments of the source -------------------------------------------------------------------------------
 
 
 def test_the_sweep_enumerates_what_the_budget_allows():
     cases = list(experiments.sweep_cases(3, "binary", 1e5))
     assert (1, 1, 2) in cases
+    assert (5, 2, 2) in cases
     assert (4, 4, 2) in cases
     assert len(set(cases)) == len(cases)
     points = list(experiments.dependence_sweep(3, "binary", cases))
     shown = {(point.n, point.max_nonzero, point.a): point.epsilon for point in points}
     assert f"{shown[4, 4, 2]:.5f}" == "0.81263"
+    for case, epsilon in shown.items():  # which the sweep finds from one input of each orbit
+        n, most, a = case
+        labels = inf.lwe.labels(inf.lwe.inputs(n, a), inf.lwe.secrets(n, 3, "binary", most), 3)
+        assert epsilon == pytest.approx(
+            inf.pairwise_dependence(labels, 3), rel=2 * labels.shape[1] * 2.0**-53
+        )
     lines = experiments.regression_lines(points)
     assert [line.a for line in lines] == [2, 3]
     for line in lines:  # larger classes are less dependent, and more so over larger input ranges

@@ -43,11 +43,13 @@ def problem(n_targets, n, q, seed):
     return labels, mu / mu.sum(), shares / shares.sum()
 
 
-# Sizes straddle blocks of 64 inputs, tiles of 16, vectors of 4 and 8, passes of 6 labels and counts of 255.
+# Sizes straddle blocks of 64 inputs, tiles of 16, vectors of 4 and 8, passes of 6 labels, counts of 255, and the two
+# ways of counting, one of which is for many labels.
 @pytest.mark.parametrize(
     ("n_targets", "n", "q"),
     [(1, 2, 2), (5, 16, 3), (40, 17, 7), (64, 65, 8), (31, 63, 13), (255, 9, 2), (256, 9, 2), (1100, 12, 2),
-     (600, 18, 3), (700, 10, 14), (9, 7, 255), (9, 7, 256)],
+     (600, 18, 3), (700, 10, 14), (9, 7, 255), (9, 7, 256),
+     (300, 70, 31), (40, 66, 32), (2100, 5, 32), (500, 20, 200), (70_000, 3, 256)],
 )  # fmt: skip
 @pytest.mark.parametrize("weighted", [False, True])
 def test_sums_are_those_of_histograms(ops, n_targets, n, q, weighted):
@@ -60,6 +62,17 @@ def test_sums_are_those_of_histograms(ops, n_targets, n, q, weighted):
     assert found.shape == (n,)
     assert found[-1] == 0
     np.testing.assert_array_less(np.abs((found - expected).astype(float)), bound)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("q", [5, 64])
+def test_first_rows_have_the_bits_of_all(ops, q, weighted):
+    labels, mu, shares = problem(30, 70, q, 3)
+    given = shares if weighted else None
+    every = ops.pair_dependence(labels, q, mu, given, threads=2)
+    for n_rows in (1, 16, 17, 69, 70):
+        found = ops.pair_dependence(labels, q, mu, given, n_rows=n_rows, threads=2)
+        assert found.tobytes() == every[:n_rows].tobytes()
 
 
 @pytest.mark.parametrize("weighted", [False, True])

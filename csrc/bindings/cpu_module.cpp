@@ -180,15 +180,16 @@ py::array_t<double> multiply_transposed(const RowsHandle& handle, const Optional
 }
 
 py::array_t<double> pair_dependence(const py::array& labels, int q, const py::array& input_weights,
-                                    const OptionalArray& target_weights, int threads, std::size_t isa) {
+                                    const OptionalArray& target_weights, Index rows, int threads, std::size_t isa) {
     cpu::PairJob job;
     job.targets = labels.shape(0);
     job.inputs = labels.shape(1);
+    job.rows = rows;
     job.q = q;
     job.input_weights = static_cast<const double*>(input_weights.data());
     job.target_weights = doubles(target_weights);
     const auto* from = static_cast<const std::uint8_t*>(labels.data());
-    py::array_t<double> sums(job.inputs);
+    py::array_t<double> sums(job.rows);
     double* to = sums.mutable_data();
     bool done = false;
     {

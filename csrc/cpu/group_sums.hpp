@@ -3,9 +3,11 @@
 //
 // Layout: rows are wanted in any order, so nothing is packed. Up to kSumVectors vectors of columns are summed in
 // registers over a chunk of draws; wider rows take several passes over the chunk. The row that comes kDrawsAhead draws
-// later is asked for meanwhile: rows lie anywhere in memory, and no hardware foresees which is next.
+// later is asked for meanwhile, and the slopes of the chunk that follows: they lie anywhere in memory, and no hardware
+// foresees which is next.
 // Each sum is one chain in float64 in the order of the draws, scaled and then rounded to T once, so its bits depend
-// neither on threads nor on the vector length.
+// neither on threads nor on the vector length. Of floats, kShortChain draws from the first of a group on are a chain in
+// float32, and those chains one in float64: a conversion of every entry would take twice as long as all else.
 // Cost: 2 d FLOP and d entries of X read for each draw.
 #pragma once
 
@@ -40,6 +42,9 @@ struct DrawnRows {
     const T* base;
     Index stride;
     const Index* index;
+    const Index* next;      // rows of the chunk that follows, for whose slopes is asked meanwhile
+    std::uintptr_t slopes;  // of the first row
+    std::uintptr_t slope_bytes;
 
     // Of an entry that may lie outside the rows: a number, as a pointer may not.
     GRADHESS_INLINE std::uintptr_t address(Index row, Index column) const {
@@ -48,29 +53,54 @@ struct DrawnRows {
     }
 };
 
+// As many entries as a vector of doubles has lanes, in the type that a chain is summed in.
+template <class T>
+using Lanes = std::conditional_t<sizeof(T) == 4, Simd<float>::HalfVector, Doubles>;
+
+template <class T>
+inline constexpr Index kChain = sizeof(T) == 4 ? kShortChain : kDrawChunk;
+
 // sums[v] += f_t row_t[column v], draw after draw from `first` to `draws`, while the rows of ahead[t] are asked for.
 // The last vector begins at `last`, which may overlap the one before: its lanes are then summed twice, in two places,
-// to the same bits.
+// to the same bits. `first` is a multiple of kShortChain.
 template <int VECTORS, class T>
-inline void add_draws(const DrawnRows<T>& rows, Index first, Index draws, const double* f, Index step, Index column,
+inline void add_draws(const DrawnRows<T>& rows, Index first, Index draws, const T* f, Index step, Index column,
                       Index last, const Index* ahead, Index ahead_column, double* sums) {
-    Doubles sum[VECTORS];
+    constexpr bool one_chain = sizeof(T) == 8;
+    Lanes<T> sum[VECTORS];
+    for (Index t = first; t < draws;) {
+        const Index end = draws - t < kChain<T> ? draws : t + kChain<T>;
 #pragma GCC unroll 8
-    for (int v = 0; v < VECTORS; ++v) sum[v] = load_doubles(sums + v * kDoubleLanes);
-    for (Index t = first; t < draws; ++t) {
-        ask_for<VECTORS, T>(rows.address(ahead[t], ahead_column));
-        const T* row = in_register(rows.base + rows.index[t] * rows.stride + column);
-        const Doubles factor = broadcast(f[t * step]);
+        for (int v = 0; v < VECTORS; ++v) {
+            if constexpr (one_chain)
+                sum[v] = load<Lanes<T>>(sums + v * kDoubleLanes);
+            else
+                sum[v] = Lanes<T>{};
+        }
+        for (; t < end; ++t) {
+            ask_for<VECTORS, T>(rows.address(ahead[t], ahead_column));
+            __builtin_prefetch(reinterpret_cast<const char*>(rows.slopes + static_cast<std::uintptr_t>(rows.next[t]) *
+                                                                               rows.slope_bytes),
+                               0, 2);
+            const T* row = in_register(rows.base + rows.index[t] * rows.stride + column);
+            const Lanes<T> factor = f[t * step] - Lanes<T>{};
 #pragma GCC unroll 8
-        for (int v = 0; v < VECTORS - 1; ++v) sum[v] += load_doubles(row + v * kDoubleLanes) * factor;
-        sum[VECTORS - 1] += load_doubles(row + (last - column)) * factor;
+            for (int v = 0; v < VECTORS - 1; ++v) sum[v] += load<Lanes<T>>(row + v * kDoubleLanes) * factor;
+            sum[VECTORS - 1] += load<Lanes<T>>(row + (last - column)) * factor;
+        }
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; ++v) {
+            double* to = sums + v * kDoubleLanes;
+            if constexpr (one_chain)
+                store(to, sum[v]);
+            else
+                store(to, load_doubles(to) + to_doubles(sum[v]));
+        }
     }
-#pragma GCC unroll 8
-    for (int v = 0; v < VECTORS; ++v) store(sums + v * kDoubleLanes, sum[v]);
 }
 
 template <class T>
-GRADHESS_INLINE void add_draws_of(int vectors, const DrawnRows<T>& rows, Index first, Index draws, const double* f,
+GRADHESS_INLINE void add_draws_of(int vectors, const DrawnRows<T>& rows, Index first, Index draws, const T* f,
                                   Index step, Index column, Index last, const Index* ahead, Index ahead_column,
                                   double* sums) {
     switch (vectors) {
@@ -88,16 +118,22 @@ GRADHESS_INLINE void add_draws_of(int vectors, const DrawnRows<T>& rows, Index f
 // Adds a chunk of draws to the sums of one output. Slots of `sums` are vectors in order; the last vector, which may
 // overlap its neighbour, has a slot of its own.
 template <class T>
-inline void add_chunk(Index d, const DrawnRows<T>& rows, Index draws, const double* f, Index step, double* sums) {
+inline void add_chunk(Index d, const DrawnRows<T>& rows, Index draws, const T* f, Index step, double* sums) {
     if (d < kDoubleLanes) {
-        for (Index t = 0; t < draws; ++t)
-            for (Index j = 0; j < d; ++j)
-                sums[j] += static_cast<double>(rows.base[rows.index[t] * rows.stride + j]) * f[t * step];
+        for (Index begin = 0; begin < draws; begin += kChain<T>) {
+            const Index end = draws - begin < kChain<T> ? draws : begin + kChain<T>;
+            // Draws outside, features inside: GCC would round the products of a chain of draws apart from its sums.
+            T chain[kDoubleLanes] = {};
+            for (Index j = 0; j < d && sizeof(T) == 8; ++j) chain[j] = static_cast<T>(sums[j]);
+            for (Index t = begin; t < end; ++t)
+                for (Index j = 0; j < d; ++j) chain[j] += rows.base[rows.index[t] * rows.stride + j] * f[t * step];
+            for (Index j = 0; j < d; ++j) sums[j] = chain[j] + (sizeof(T) == 8 ? 0.0 : sums[j]);
+        }
         return;
     }
     constexpr Index pass = kSumVectors * kDoubleLanes;
     const Index vectors = (d + kDoubleLanes - 1) / kDoubleLanes;
-    const Index near = draws > kDrawsAhead ? draws - kDrawsAhead : 0;
+    const Index near = draws > kDrawsAhead ? (draws - kDrawsAhead) / kShortChain * kShortChain : 0;
     const Index* following = rows.index + kDrawsAhead;
     for (Index column = 0; column < d; column += pass) {
         const Index left = vectors - column / kDoubleLanes;
@@ -138,22 +174,33 @@ inline bool find_rows(const Rows& rows, const Groups& groups, Index begin, Index
     if (largest >= static_cast<std::uint64_t>(rows.samples)) return false;
     if (reads_in_place<T>(rows)) {
         // What follows may lie outside the rows; it is only asked for, and will be looked at in its turn.
-        found = {static_cast<const T*>(rows.data), rows.row_stride / static_cast<Index>(sizeof(T)), scratch.index};
+        const bool more = groups.slopes && groups.indices && end - begin >= 2 * draws;
+        found = {static_cast<const T*>(rows.data),
+                 rows.row_stride / static_cast<Index>(sizeof(T)),
+                 scratch.index,
+                 more ? groups.indices + begin + draws : scratch.counting,
+                 reinterpret_cast<std::uintptr_t>(more ? static_cast<const void*>(groups.slopes) : scratch.f),
+                 more ? static_cast<std::uintptr_t>(groups.outputs) * sizeof(double) : 0};
         return true;
     }
     for (Index t = 0; t < draws; ++t) gather(rows, scratch.index[t], 1, scratch.gathered + t * rows.features);
-    found = {scratch.gathered, rows.features, scratch.counting};
+    found = {scratch.gathered,
+             rows.features,
+             scratch.counting,
+             scratch.counting,
+             reinterpret_cast<std::uintptr_t>(scratch.f),
+             0};
     return true;
 }
 
-template <bool SLOPES, bool FACTORS, bool SHIFTS>
-inline void combine_factors(const Groups& groups, Index begin, Index draws, const Index* index, double* f) {
+template <bool SLOPES, bool FACTORS, bool SHIFTS, class T>
+inline void combine_factors(const Groups& groups, Index begin, Index draws, const Index* index, T* f) {
     const Index k = groups.outputs;
     const auto one = [&](Index t, Index row, Index q) {
         double value = SLOPES ? groups.slopes[row * k + q] : 1.0;
         if (FACTORS) value *= groups.factors[begin + t];
         if (SHIFTS) value += groups.shifts[begin + t];
-        return value;
+        return static_cast<T>(value);
     };
     if (k == 1) {
         for (Index t = 0; t < draws; ++t) f[t] = one(t, SLOPES ? index[t] : 0, 0);
@@ -166,12 +213,12 @@ inline void combine_factors(const Groups& groups, Index begin, Index draws, cons
 // f (draws, outputs) of a chunk.
 template <class T>
 inline void find_factors(const Groups& groups, Index begin, Index draws, GroupScratch<T>& scratch) {
-    using Combine = void (*)(const Groups&, Index, Index, const Index*, double*);
+    using Combine = void (*)(const Groups&, Index, Index, const Index*, T*);
     static constexpr Combine table[2][2][2] = {
-        {{combine_factors<false, false, false>, combine_factors<false, false, true>},
-         {combine_factors<false, true, false>, combine_factors<false, true, true>}},
-        {{combine_factors<true, false, false>, combine_factors<true, false, true>},
-         {combine_factors<true, true, false>, combine_factors<true, true, true>}}};
+        {{combine_factors<false, false, false, T>, combine_factors<false, false, true, T>},
+         {combine_factors<false, true, false, T>, combine_factors<false, true, true, T>}},
+        {{combine_factors<true, false, false, T>, combine_factors<true, false, true, T>},
+         {combine_factors<true, true, false, T>, combine_factors<true, true, true, T>}}};
     table[groups.slopes != nullptr][groups.factors != nullptr][groups.shifts != nullptr](groups, begin, draws,
                                                                                          scratch.index, scratch.f);
 }
@@ -208,7 +255,8 @@ Index group_sums(const Rows& rows, const Groups& groups, Index first, Index coun
             find_factors(groups, begin, draws, scratch);
             for (Index q = 0; q < k; ++q) {
                 add_chunk(rows.features, drawn, draws, scratch.f + q, k, scratch.sums + q * scratch.slots);
-                for (Index t = 0; t < draws; ++t) units[q] += scratch.f[t * k + q];
+                if (rows.unit_column)
+                    for (Index t = 0; t < draws; ++t) units[q] += static_cast<double>(scratch.f[t * k + q]);
             }
         }
         finish_row(rows, groups.scale ? groups.scale[j] : 1.0, scratch.sums, scratch.slots, k, out);

@@ -26,7 +26,7 @@ Index run(const Rows& rows, const Groups& groups, T* out, int threads, const Ker
             own.own_index = carver.take<Index>(kDrawChunk + kDrawsAhead);
             own.counting = carver.take<Index>(kDrawChunk + kDrawsAhead);
             own.gathered = carver.take<T>(kDrawChunk * rows.features);
-            own.f = carver.take<double>(kDrawChunk * groups.outputs);
+            own.f = carver.take<T>(kDrawChunk * groups.outputs);
             own.sums = carver.take<double>((own.slots + 1) * groups.outputs);
         }
     });

@@ -24,13 +24,17 @@ struct Groups {
 inline constexpr Index kDrawChunk = 256;
 inline constexpr Index kDrawsAhead = 24;
 
+// Draws that are summed in float32, where the rows compute in it, before the sum is added in float64: SHORT_CHAIN of
+// gradhess/_backends/layout.py.
+inline constexpr Index kShortChain = 16;
+
 template <class T>
 struct GroupScratch {
     const Index* index = nullptr;  // of the chunk at hand: the caller's, or own_index
     Index* own_index = nullptr;    // (kDrawChunk + kDrawsAhead,)
     Index* counting = nullptr;     // 0, 1, ..., kDrawChunk - 1, then zeros: rows that were gathered in order
     T* gathered = nullptr;         // (kDrawChunk, features), where rows are not read in place
-    double* f = nullptr;           // (kDrawChunk, outputs)
+    T* f = nullptr;                // (kDrawChunk, outputs)
     double* sums = nullptr;        // (outputs, slots), then the sums of the unit column (outputs,)
     Index slots = 0;               // whole vectors, and one more
 };

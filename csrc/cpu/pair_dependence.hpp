@@ -7,7 +7,8 @@
 // With k = floor(n / q^2) and r = n - k q^2 for n targets, sum |c - n / q^2| over cells is 2 sum over c > k of
 // ((c - k) - r / q^2), because the deviations sum to zero: integers, of which the bytes of a group hold the parts.
 //
-// Cost: targets * (q - 1) * 2 instructions for the counts, and 5 q^2 for the rest, for 64 (AVX2: 32) pairs.
+// Cost: targets * (q - 1) * 2 instructions for the counts, and 5 q^2 for the rest, for 64 (AVX2: 32) pairs. At large q
+// the labels of one pair after the other are counted instead, in time proportional to the targets whatever q is.
 #pragma once
 
 #include "pair_job.hpp"
@@ -121,16 +122,49 @@ inline void add_large_group(const std::uint8_t* block, const std::uint32_t* orde
     fold(rest);
 }
 
+// Whether counting pairs one by one is faster than comparing with every label. The limits are instructions for each
+// target and pair; an instruction under a mask costs two. Measured on a Zen 4 by bench/bench_pairwise.py.
+inline bool counts_one_by_one(const PairJob& job) {
+    const double q = job.q, targets = static_cast<double>(job.targets);
+    if (job.target_weights) return q * (targets + q) > (GRADHESS_VECTOR_BYTES >= 32 ? 40 : 6) * targets;
+    const double cost = GRADHESS_VECTOR_BYTES == 64 ? 2 : 64 / GRADHESS_VECTOR_BYTES;
+    return cost * q * (2 * targets + 5 * q) > 16 * kPairLanes * targets;
+}
+
+// A group of any size, one pair after the other: `counts` holds q zeros, and does so again afterwards.
+inline void add_group_one_by_one(const std::uint8_t* block, const std::uint32_t* order, Index size, std::uint32_t floor,
+                                 std::uint32_t* counts, PairTotals& totals) {
+    if (size == 1) {  // more than the floor, which is therefore zero
+        for (Index lane = 0; lane < kPairLanes; ++lane) ++totals.above[lane], ++totals.cells[lane];
+        return;
+    }
+    for (Index lane = 0; lane < kPairLanes; ++lane) {
+        std::uint32_t above = 0, cells = 0;
+        for (Index i = 0; i < size; ++i) {
+            const std::uint32_t count = ++counts[block[static_cast<Index>(order[i]) * kPairLanes + lane]];
+            above += count > floor;
+            cells += count == floor + 1;
+        }
+        for (Index i = 0; i < size; ++i) counts[block[static_cast<Index>(order[i]) * kPairLanes + lane]] = 0;
+        totals.above[lane] += above;
+        totals.cells[lane] += cells;
+    }
+}
+
 // out[lane] = eps(x, x'), of targets that all count the same.
 inline void pair_dependence(const PairJob& job, const PairRow& row, const std::uint8_t* block, double* out) {
     const Index cells = static_cast<Index>(job.q) * job.q;
     const Index floor = job.targets / cells;
+    const bool one_by_one = counts_one_by_one(job);
+    std::uint32_t counts[kMostLabels] = {};
     PairTotals totals;
     for (int y = 0; y < job.q; ++y) {
         const std::uint32_t* order = row.order + row.starts[y];
         const Index size = row.starts[y + 1] - row.starts[y];
         if (size <= floor) continue;  // no cell of it is above the floor
-        if (size <= kByteCounts && job.q <= kByteCounts) {
+        if (one_by_one) {
+            add_group_one_by_one(block, order, size, static_cast<std::uint32_t>(floor), counts, totals);
+        } else if (size <= kByteCounts && job.q <= kByteCounts) {
             add_small_group(block, order, size, job.q, floor, totals);
         } else {
             add_large_group(block, order, size, job.q, static_cast<std::uint32_t>(floor), totals);
@@ -142,10 +176,36 @@ inline void pair_dependence(const PairJob& job, const PairRow& row, const std::u
         out[lane] = 2.0 * (squares * totals.above[lane] - remainder * totals.cells[lane]) / scale;
 }
 
-// The same for targets with weights: sums of doubles, in the order of the targets within a group. Several vectors of
-// lanes at once, because each sum waits for the one before. Labels as wide as the sums, as their comparison is a mask.
+// The same for targets with weights, pair by pair: sums of doubles, in the order of the targets within a group.
+inline void weighted_one_by_one(const PairJob& job, const PairRow& row, const std::int64_t* block, double* out) {
+    const double uniform = 1.0 / (static_cast<double>(job.q) * job.q);
+    double shares[kMostLabels] = {}, dependence[kPairLanes] = {};
+    Index filled[kPairLanes] = {};  // cells that hold a weight
+    for (int y = 0; y < job.q; ++y) {
+        const std::uint32_t *begin = row.order + row.starts[y], *end = row.order + row.starts[y + 1];
+        if (begin == end) continue;
+        for (Index lane = 0; lane < kPairLanes; ++lane) {
+            for (const std::uint32_t* at = begin; at < end; ++at)
+                shares[block[static_cast<Index>(*at) * kPairLanes + lane]] += job.target_weights[*at];
+            for (const std::uint32_t* at = begin; at < end; ++at) {
+                double& share = shares[block[static_cast<Index>(*at) * kPairLanes + lane]];
+                if (share == 0.0) continue;  // was added already, or has no weight
+                dependence[lane] += share > uniform ? share - uniform : uniform - share;
+                ++filled[lane];
+                share = 0.0;
+            }
+        }
+    }
+    const Index cells = static_cast<Index>(job.q) * job.q;
+    for (Index lane = 0; lane < kPairLanes; ++lane)
+        out[lane] = dependence[lane] + static_cast<double>(cells - filled[lane]) * uniform;
+}
+
+// The same by comparison with every label. Several vectors of lanes at once, because each sum waits for the one before.
+// Labels as wide as the sums, as their comparison is a mask.
 inline void weighted_pair_dependence(const PairJob& job, const PairRow& row, const std::int64_t* block, double* out) {
     constexpr int vectors = 4, labels = 2;
+    if (counts_one_by_one(job)) return weighted_one_by_one(job, row, block, out);
     const double uniform = 1.0 / (static_cast<double>(job.q) * job.q);
     for (Index lane = 0; lane < kPairLanes; lane += vectors * kDoubleLanes) {
         Doubles dependence[vectors] = {};

@@ -11,10 +11,14 @@ inline constexpr Index kPairLanes = 64;
 // Targets of one group whose counts fit a byte.
 inline constexpr Index kByteCounts = 255;
 
+// Labels are bytes.
+inline constexpr int kMostLabels = 256;
+
 struct PairJob {
     const std::uint8_t* labels = nullptr;  // (blocks, targets, kPairLanes); lanes beyond the last input are 0
     Index targets = 0;
     Index inputs = 0;
+    Index rows = 0;  // inputs x that are asked for, the first ones
     int q = 2;
     const double* input_weights = nullptr;   // (inputs,)
     const double* target_weights = nullptr;  // (targets,) of sum one, or null

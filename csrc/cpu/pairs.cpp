@@ -61,13 +61,13 @@ bool pair_dependence(const std::uint8_t* labels, const PairJob& given, double* s
     job.labels = packed.data();
     const bool weighted = job.target_weights != nullptr;
     const auto block_size = static_cast<std::size_t>(job.targets * kPairLanes);
-    const Index tiles = (job.inputs + kTileRows - 1) / kTileRows;
+    const Index tiles = (job.rows + kTileRows - 1) / kTileRows;
     const int team = static_cast<int>(std::min<Index>(std::max(1, threads), tiles));
     std::vector<TilePlan> plans(static_cast<std::size_t>(team), TilePlan(job.targets, job.q));
     std::vector<std::vector<std::int64_t>> wide(plans.size(), std::vector<std::int64_t>(weighted ? block_size : 0));
     for (TilePlan& plan : plans) plan.next.reserve(static_cast<std::size_t>(job.q));
     std::atomic<bool> stop{false};
-    std::fill_n(sums, job.inputs, 0.0);
+    std::fill_n(sums, job.rows, 0.0);
 #pragma omp parallel for num_threads(team) schedule(dynamic, 1) if (team > 1)
     for (Index tile = 0; tile < tiles; ++tile) {
         // Only the thread that called may ask Python.
@@ -75,7 +75,7 @@ bool pair_dependence(const std::uint8_t* labels, const PairJob& given, double* s
         if (stop) continue;
         const auto thread = static_cast<std::size_t>(omp_get_thread_num());
         TilePlan& plan = plans[thread];
-        const Index first = tile * kTileRows, rows = std::min(kTileRows, job.inputs - first);
+        const Index first = tile * kTileRows, rows = std::min(kTileRows, job.rows - first);
         plan.make(job, first, rows);
         for (Index base = first / kPairLanes * kPairLanes; base < job.inputs; base += kPairLanes) {
             const std::uint8_t* block = job.labels + base * job.targets;

@@ -210,9 +210,11 @@ class CpuBackend:
         input_weights: Float64Array,
         target_weights: Float64Array | None,
         *,
+        n_rows: int | None = None,
         threads: int,
     ) -> Float64Array:
-        return _cpu.pair_dependence(labels, q, input_weights, target_weights, _team(threads), _isa)
+        rows = labels.shape[1] if n_rows is None else n_rows
+        return _cpu.pair_dependence(labels, q, input_weights, target_weights, rows, _team(threads), _isa)
 
 
 def _by_output(rows: Rows, vectors: Float64Array) -> tuple[Float64Array, Float64Array | None]:

@@ -24,6 +24,9 @@ from typing import Final
 SLAB_ROWS: Final = 256
 BLOCK_ROWS: Final = 4096
 
+SHORT_CHAIN: Final = 16
+"""Draws of a group that may be added up in float32, where the rows compute in it, before float64."""
+
 _NARROW_SLAB_BYTES: Final = 4 << 20
 
 BLOCK_BUFFER_MAX_PARAMETERS: Final = 512

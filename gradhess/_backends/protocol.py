@@ -307,7 +307,9 @@ class Backend(Protocol):
         """Write the sums of the groups (see ``Groups``) over dense ``rows`` into ``out`` (m, k * width).
 
         ``out`` is C-contiguous, of the compute type. A sum is one chain in float64 in the order of the draws, and
-        is rounded to the compute type once. Draws are within the rows, unless the caller changed the array since
+        is rounded to the compute type once. Where the compute type is float32, each ``layout.SHORT_CHAIN`` draws from
+        the first of a group on may be a chain in float32, with factors rounded to it, and those chains one in float64.
+        Draws are within the rows, unless the caller changed the array since
         it was checked: that is an InputError.
         """
 
@@ -338,9 +340,10 @@ class Backend(Protocol):
         input_weights: Float64Array,
         target_weights: Float64Array | None,
         *,
+        n_rows: int | None = None,
         threads: int,
     ) -> Float64Array:
-        """(n_inputs,): ``sum_{x' > x} mu(x') eps(x, x')^2`` for every input x, with
+        """(n_rows,): ``sum_{x' > x} mu(x') eps(x, x')^2`` for the first inputs x (all by default), with
         ``eps(x, x') = sum_{y, y'} |P_h(h(x) = y, h(x') = y') - q^-2|``.
 
         ``labels`` (n_targets, n_inputs) is C-contiguous and below q; ``input_weights`` mu is (n_inputs,), and

@@ -195,13 +195,15 @@ class ReferenceBackend:
         input_weights: Float64Array,
         target_weights: Float64Array | None,
         *,
+        n_rows: int | None = None,
         threads: int,
     ) -> Float64Array:
         n_targets, n_inputs = labels.shape
+        rows = n_inputs if n_rows is None else n_rows
         is_label = labels[np.newaxis] == np.arange(q)[:, np.newaxis, np.newaxis]  # (q, n_targets, n_inputs)
         shares = np.full(n_targets, 1.0 / n_targets) if target_weights is None else target_weights
-        sums = np.zeros(n_inputs)
-        for x in range(n_inputs - 1):
+        sums = np.zeros(rows)
+        for x in range(min(rows, n_inputs - 1)):
             here = is_label[:, :, x] * shares
             joint = np.tensordot(here, is_label[:, :, x + 1 :], axes=(1, 1))  # (q, q, inputs after x)
             dependence = np.abs(joint - q**-2.0).sum(axis=(0, 1))

@@ -117,9 +117,12 @@ class StructuredBackend:
         input_weights: Float64Array,
         target_weights: Float64Array | None,
         *,
+        n_rows: int | None = None,
         threads: int,
     ) -> Float64Array:
-        return self.kernels.pair_dependence(labels, q, input_weights, target_weights, threads=threads)
+        return self.kernels.pair_dependence(
+            labels, q, input_weights, target_weights, n_rows=n_rows, threads=threads
+        )
 
     def outer_gram(
         self,

@@ -71,7 +71,8 @@ def grouped(
     GroupedGradients
         Of shape (m, p), with everything that ``Gradients`` can do (``covariance``, ``gram``, ``mean``, ...), and
         accepted by ``StreamingCovariance.partial_fit``. A sum is formed in float64 in the order of its draws, and
-        rounded once to ``dtype``.
+        rounded once to ``dtype``; of float32 rows the draws may be summed in float32 by sixteens, and those sums in
+        float64.
 
     Raises
     ------

@@ -23,6 +23,9 @@ app = typer.Typer(
 
 COMPARISONS: Final = 2e9
 """Of labels, for the largest class of the sweep: some hundredths of a second."""
+MOST_INPUTS: Final = 4096
+MOST_COMPARISONS: Final = 4e10
+"""For one distribution of inputs: some tenths of a second."""
 RHOS: Final = (2 / 3, 0.5, 0.3, 0.1, 0.03, 0.01)
 TOPS: Final = (2, 5, 13, 34, 88, 226, 600)
 TRAINED_TOPS: Final = (2, 5, 13, 34, 88)
@@ -53,8 +56,9 @@ def lwe(q: Modulus = 3, kind: Kind = "ternary", plot: Picture = None, debug: Deb
         from gradhess.informativeness import experiments
 
         _check_picture(plot)
+        length = _length(q, kind)
         points = list(experiments.dependence_sweep(q, kind, experiments.sweep_cases(q, kind, COMPARISONS)))
-        sparse = experiments.entropy_sweep(RHOS, q=q, kind=kind)
+        sparse = experiments.entropy_sweep(RHOS, n=length, q=q, kind=kind)
         console = messages.stdout()
         console.print(f"{len(points)} classes of {kind} secrets modulo {q}: length n, at most h non-zeros,")
         console.print("inputs {0..a-1}^n. Lines of -log(dependence) on log(secrets):")
@@ -69,7 +73,7 @@ def lwe(q: Modulus = 3, kind: Kind = "ternary", plot: Picture = None, debug: Deb
             )
         console.print(table)
         console.print(
-            "Sparse inputs, n = 4, P(x != 0) = rho in each coordinate; 10 tanh networks of 16 units:"
+            f"Sparse inputs, n = {length}, P(x != 0) = rho in each coordinate; 10 tanh networks of 16 units:"
         )
         table = _table("rho", "entropy E_c", "dependence", "variance", "among networks", "bound")
         for row in sparse:
@@ -124,6 +128,17 @@ def frequency(train: Train = False, plot: Picture = None, seed: Seed = 0, debug:
 
             figures.draw_frequency(sweep, {top: [error] for top, error in errors.items()}, plot)
             _written(console, plot)
+
+
+def _length(q: int, kind: str) -> int:
+    """Of the secrets whose inputs are sparse: 4, or less where inputs and secrets would be too many for seconds."""
+    from gradhess.informativeness import lwe
+
+    for n in (4, 3, 2):
+        n_secrets = (1 + len(lwe.nonzero_values(q, kind))) ** n
+        if q**n <= MOST_INPUTS and q ** (2 * n) / 2 * n_secrets * q <= MOST_COMPARISONS:
+            return n
+    return 1
 
 
 def _table(*headings: str) -> Table:

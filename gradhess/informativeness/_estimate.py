@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 
@@ -69,7 +70,8 @@ class InformativenessEstimate(Estimate):
         The sample variance of the targets' gradients. Biased upwards by the noise of the inputs, at most by about
         ``noise / n_inputs``.
     noise : float
-        ``E_h tr Cov_x`` of one sample's gradient, unbiased: what a batch of B inputs divides by B.
+        ``E_h tr Cov_x`` of one sample's gradient, unbiased: what a batch of B inputs divides by B. 0 where it is below
+        the rounding of the second moment that it is a difference of.
     n_targets, n_inputs : int
         What was drawn; each half had ``n_inputs / 2`` inputs.
     """
@@ -80,9 +82,11 @@ class InformativenessEstimate(Estimate):
     n_inputs: int
 
     def signal_to_noise(self, batch_size: int) -> Estimate:
-        """``batch_size * value / noise``; the error of ``noise`` is left out, being small beside that of the value."""
-        scale = batch_size / self.noise if self.noise > 0 else float("nan")
-        return Estimate(scale * self.value, scale * self.stderr)
+        """``batch_size * value / noise``; the error of ``noise`` is left out, being small beside that of the value.
+
+        Infinite without noise.
+        """
+        return over_noise(self, batch_size, self.noise)
 
     def batch_size_range(self, n_errors: float = 2.0) -> tuple[float, float]:
         """Batch sizes at which signal and noise are equal, at ``value`` plus and minus ``n_errors`` standard errors.
@@ -92,3 +96,15 @@ class InformativenessEstimate(Estimate):
         ends = (self.value + n_errors * self.stderr, self.value - n_errors * self.stderr)
         low, high = (self.noise / end if end > 0 else float("inf") for end in ends)
         return low, high
+
+
+def over_noise(signal: Estimate, batch_size: int, noise: float) -> Estimate:
+    """``batch_size * signal / noise``; infinite without noise, NaN where neither is there or noise is negative."""
+    if noise > 0:
+        return Estimate(batch_size * signal.value / noise, batch_size * signal.stderr / noise)
+    return Estimate(float("inf" if noise == 0 and signal.value > 0 else "nan"), float("nan"))
+
+
+def above_rounding(noise: float, second_moment: float, n_terms: int) -> float:
+    """``noise``, or 0 where it cannot be told from the rounding of a second moment of so many terms."""
+    return noise if abs(noise) > n_terms * sys.float_info.epsilon * second_moment else 0.0

@@ -30,7 +30,7 @@ from gradhess._backends.protocol import AnyArray, Float64Array
 from gradhess.errors import InputError, InputTypeError
 from gradhess.informativeness import _checks
 from gradhess.informativeness._bounds import derivatives
-from gradhess.informativeness._estimate import InformativenessEstimate
+from gradhess.informativeness._estimate import InformativenessEstimate, above_rounding
 from gradhess.informativeness._inputs import Inputs
 from gradhess.informativeness._targets import TargetClass
 from gradhess.informativeness.models import Model, check_model, jacobian, predictions
@@ -146,11 +146,12 @@ def _estimate(one: _Half, two: _Half) -> InformativenessEstimate:
     squared_norm = float(products.mean()) + float(
         one.mean_gradient @ two.mean_gradient
     )  # of one target's gradient
+    second_moment = (one.second_moment + two.second_moment) / 2
     return InformativenessEstimate(
         value=value,
         stderr=math.sqrt(_variance(one, two)),
         naive=float(np.einsum("ij,ij->", whole, whole)) / (m - 1),
-        noise=(one.second_moment + two.second_moment) / 2 - squared_norm,
+        noise=above_rounding(second_moment - squared_norm, second_moment, 2 * n),
         n_targets=m,
         n_inputs=2 * n,
     )

@@ -19,7 +19,7 @@ from gradhess.informativeness._bounds import Bound, bound, largest_residual
 from gradhess.informativeness._collision import collision_entropy_from_samples
 from gradhess.informativeness._dependence import pairwise_dependence
 from gradhess.informativeness._enumeration import DerivativesInBlocks, require_gradients
-from gradhess.informativeness._estimate import Estimate
+from gradhess.informativeness._estimate import Estimate, above_rounding, over_noise
 from gradhess.informativeness._exact import exact_informativeness, second_moment_norm
 from gradhess.informativeness._inputs import Inputs
 from gradhess.informativeness._montecarlo import estimate_informativeness, input_sampler
@@ -46,7 +46,8 @@ class Report:
     naive : float or None
         The biased estimate beside it; None where it is exact.
     noise : float
-        ``E_h tr Cov_x`` of the gradient of one input's loss: what a batch of B independent inputs divides by B.
+        ``E_h tr Cov_x`` of the gradient of one input's loss: what a batch of B independent inputs divides by B. 0 where
+        it is below the rounding of the second moment that it is a difference of.
     collision_entropy : float
         Of the input distribution, in nats. Infinite where it was estimated and no two draws were equal.
     epsilon : float or None
@@ -75,9 +76,7 @@ class Report:
     def signal_to_noise(self, batch_size: int) -> Estimate:
         """``batch_size * variance / noise`` of a mini-batch gradient; infinite without noise."""
         size = check.count(batch_size, "batch_size", 1)
-        if self.noise <= 0:
-            return Estimate(math.inf if self.variance.value > 0 else math.nan, math.nan)
-        return Estimate(size * self.variance.value / self.noise, size * self.variance.stderr / self.noise)
+        return over_noise(self.variance, size, self.noise)
 
     def batch_size(self, signal_to_noise: float = 1.0) -> float:
         """Inputs in a batch at which the signal is that many times the noise; infinite where there is no signal."""
@@ -116,7 +115,7 @@ class Report:
         ]
         if self.naive is not None:
             lines.append(_row("naive estimate of it", f"{self.naive:.4g} (biased upwards)"))
-        lines.append(_row("noise of one input", f"{self.noise:.4g}"))
+        lines.append(_row("noise of one input", f"{self.noise:.4g}" if self.noise else "below rounding"))
         lines.append(_row("collision entropy E_c", f"{self.collision_entropy:.4g} nats"))
         if self.bound is not None and self.epsilon is not None:
             lines.append(_row("pairwise dependence", f"{self.epsilon:.4g}"))
@@ -255,7 +254,8 @@ def _enumerated(
     mean = (mu * passed.mean) @ J
     squares = np.einsum("xj,xj->x", J, J, dtype=np.float64)
     # E_h of the second moment of one input's gradient, less that of |G_h|^2 = variance + |mean|^2.
-    noise = max(0.0, float((mu * squares) @ passed.mean_square) - variance - float(mean @ mean))
+    second_moment = float((mu * squares) @ passed.mean_square)
+    noise = above_rounding(second_moment - variance - float(mean @ mean), second_moment, len(inputs))
     epsilon, top, notes = None, None, []
     if target_class.q is None or passed.labels is None:
         notes.append("no pairwise dependence and no bound: the targets have real values, not labels")

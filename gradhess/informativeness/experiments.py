@@ -6,6 +6,7 @@ needs torch and is in ``gradhess.torch``.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from gradhess import _validation as check
 from gradhess import losses
 from gradhess.informativeness import _checks, lwe
 from gradhess.informativeness._bounds import bound, derivatives, largest_residual
-from gradhess.informativeness._dependence import pairwise_dependence
+from gradhess.informativeness._dependence import pairwise_dependence, symmetric_dependence
 from gradhess.informativeness._exact import exact_informativeness, second_moment_norm
 from gradhess.informativeness._families import high_frequency
 from gradhess.informativeness.models import TanhNetwork, jacobian, predictions
@@ -87,13 +88,13 @@ class Frequency:
 
 
 def sweep_cases(q: int, kind: str, max_comparisons: float) -> Iterator[tuple[int, int, int]]:
-    """Every (n, max_nonzero, a) whose enumeration takes at most so many comparisons of labels, cheapest n first.
+    """Every (n, max_nonzero, a) whose pairs of inputs take at most so many comparisons of labels, cheapest n first.
 
-    A case takes ``n_inputs^2 / 2 * n_secrets * (q - 1)`` of them; two cores do about 1e11 a second.
+    A case takes ``n_inputs^2 / 2 * n_secrets * (q - 1)`` of them in ``pairwise_dependence``; two cores do about 1e11 a
+    second.
     """
-    check.one_of(kind, lwe.KINDS, "kind")
     modulus, limit = _checks.label_count(q), _checks.positive(max_comparisons, "max_comparisons")
-    choices = {"binary": 1, "ternary": 2, "uniform": modulus - 1}[kind]
+    choices = len(lwe.nonzero_values(modulus, kind))
     for n in range(1, 64):
         found = False
         for most in range(1, n + 1):
@@ -107,10 +108,22 @@ def sweep_cases(q: int, kind: str, max_comparisons: float) -> Iterator[tuple[int
 
 
 def dependence_sweep(q: int, kind: str, cases: Iterable[tuple[int, int, int]]) -> Iterator[Dependence]:
-    """The pairwise dependence of each case (n, max_nonzero, a), inputs equally likely."""
+    """The pairwise dependence of each case (n, max_nonzero, a), inputs equally likely.
+
+    These classes are the same after a permutation of the coordinates, so one input of each orbit meets all inputs,
+    instead of all inputs each other: ``C(n + a - 1, n)`` instead of ``a^n``.
+    """
     for n, most, a in cases:
         secrets, points = lwe.secrets(n, q, kind, most), lwe.inputs(n, a)
-        epsilon = pairwise_dependence(lwe.labels(points, secrets, q), q)
+        sorted_points = np.array(list(itertools.combinations_with_replacement(range(a), n)))
+        counts = (sorted_points[:, :, np.newaxis] == np.arange(a)).sum(axis=1)
+        orbits = [math.factorial(n) / math.prod(map(math.factorial, count)) for count in counts.tolist()]
+        epsilon = symmetric_dependence(
+            lwe.labels(points, secrets, q),
+            lwe.labels(sorted_points, secrets, q),
+            np.array(orbits) / len(points),
+            q,
+        )
         yield Dependence(q, kind, n, most, a, len(secrets), len(points), epsilon)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -34,7 +35,16 @@ def _dependence_panel(points: Sequence[Dependence], heading: str | None = None) 
         "- log of the dependence",
         legend="lower right",
         heading=heading,
+        y_range=_with_room_below(points),
     )
+
+
+def _with_room_below(points: Sequence[Dependence]) -> tuple[float, float]:
+    """Of a panel with a legend below the points: its lines, of which there are as many as input ranges."""
+    heights = [-math.log(point.epsilon) for point in points]
+    span = max(heights) - min(heights) or 1.0
+    lines = len({point.a for point in points})
+    return min(heights) - (0.15 + 0.03 * lines) * span, max(heights) + 0.05 * span
 
 
 def _entropy_panels(sweep: Sequence[Entropy]) -> list[Panel]:

@@ -70,7 +70,7 @@ def secrets(
     """
     length = check.count(n, "n", 1)
     modulus = _checks.label_count(q)
-    check.one_of(kind, KINDS, "kind")
+    values = nonzero_values(modulus, kind)
     check.flag(exact, "exact")
     if kind == "ternary" and modulus == 2:
         raise InputError("ternary secrets need q of at least 3: modulo 2 the entries 1 and -1 are the same")
@@ -79,11 +79,16 @@ def secrets(
     most = length if max_nonzero is None else check.count(max_nonzero, "max_nonzero", 0)
     if most > length:
         raise InputError(f"max_nonzero is {most}, but a secret has n = {length} entries")
-    values = {"binary": (1,), "ternary": (-1, 1), "uniform": tuple(range(1, modulus))}[kind]
     counts = [most] if exact else list(range(most + 1))
     total = sum(math.comb(length, k) * len(values) ** k for k in counts)
     _memory.require(8 * total * length, f"the table of {total:,} secrets")
     return np.concatenate([_with_nonzeros(length, k, values) for k in counts])
+
+
+def nonzero_values(q: int, kind: str) -> tuple[int, ...]:
+    """What an entry of a secret may be besides 0."""
+    check.one_of(kind, KINDS, "kind")
+    return {"binary": (1,), "ternary": (-1, 1), "uniform": tuple(range(1, q))}[kind]
 
 
 def _with_nonzeros(n: int, k: int, values: tuple[int, ...]) -> IntArray:

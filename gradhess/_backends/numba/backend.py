@@ -89,6 +89,8 @@ class NumbaBackend:
         input_weights: Float64Array,
         target_weights: Float64Array | None,
         *,
+        n_rows: int | None = None,
         threads: int,
     ) -> Float64Array:
-        return pair_kernels.pair_dependence(labels, q, input_weights, target_weights, threads)
+        rows = labels.shape[1] if n_rows is None else n_rows
+        return pair_kernels.pair_dependence(labels, q, input_weights, target_weights, rows, threads)

@@ -20,10 +20,17 @@ BYTE_COUNTS: Final = 255
 """Targets that are counted in bytes before they are added to wider counts."""
 TILE_ROWS: Final = 16
 """Inputs x of one job."""
+ONE_BY_ONE: Final = 32
+"""Labels from which on pairs are counted one after the other, in time that does not grow with q."""
 
 
 def pair_dependence(
-    labels: AnyArray, q: int, input_weights: Float64Array, target_weights: Float64Array | None, threads: int
+    labels: AnyArray,
+    q: int,
+    input_weights: Float64Array,
+    target_weights: Float64Array | None,
+    n_rows: int,
+    threads: int,
 ) -> Float64Array:
     n_targets, n_inputs = labels.shape
     blocks = -(-n_inputs // LANES)
@@ -32,22 +39,25 @@ def pair_dependence(
     packed = readonly(np.ascontiguousarray(packed.reshape(n_targets, blocks, LANES).transpose(1, 0, 2)))
     mu = readonly(input_weights)
     shares = None if target_weights is None else readonly(target_weights)
-    sums = np.zeros(n_inputs)
+    sums = np.zeros(n_rows)
 
     def tile(index: int) -> None:
         first = index * TILE_ROWS
-        rows = labels[:, first : first + TILE_ROWS]
+        rows = labels[:, first : min(first + TILE_ROWS, n_rows)]
         order = readonly(np.ascontiguousarray(np.argsort(rows, axis=0, kind="stable").T.astype(np.uint32)))
         starts = np.zeros((rows.shape[1], q + 1), np.int64)
         for i in range(rows.shape[1]):
             starts[i, 1:] = np.cumsum(np.bincount(rows[:, i], minlength=q))
         out = sums[first : first + TILE_ROWS]
-        if shares is None:
+        if shares is None and q >= ONE_BY_ONE:
+            add_one_by_one(packed, first, q, order, readonly(starts), mu, out)
+        elif shares is None:
             add_counted(packed, first, q, order, readonly(starts), mu, out)
         else:
-            add_weighted(packed, first, q, order, readonly(starts), shares, mu, out)
+            add = add_weighted_one_by_one if q >= ONE_BY_ONE else add_weighted
+            add(packed, first, q, order, readonly(starts), shares, mu, out)
 
-    workers.run(-(-n_inputs // TILE_ROWS), tile, threads)
+    workers.run(-(-n_rows // TILE_ROWS), tile, threads)
     return sums
 
 
@@ -123,4 +133,71 @@ def add_weighted(
             total = out[i]
             for lane in range(max(0, first + i + 1 - b * LANES), min(LANES, mu.shape[0] - b * LANES)):
                 total += mu[b * LANES + lane] * dependence[lane] * dependence[lane]
+            out[i] = total
+
+
+@kernel
+def add_one_by_one(packed: Any, first: int, q: int, order: Any, starts: Any, mu: Any, out: Any) -> None:
+    """As ``add_counted``, with the counts of one group and one pair at a time."""
+    n_targets = order.shape[1]
+    cells = q * q
+    floor = n_targets // cells
+    remainder = float(n_targets - floor * cells)
+    counts = np.zeros(q, np.int64)
+    above = np.zeros(LANES, np.int64)
+    over = np.zeros(LANES, np.int64)
+    for b in range(first // LANES, packed.shape[0]):
+        for i in range(out.shape[0]):
+            above[:] = 0
+            over[:] = 0
+            for y in range(q):
+                start, stop = starts[i, y], starts[i, y + 1]
+                if stop - start <= floor:
+                    continue  # no cell of this row is above the floor
+                for lane in range(LANES):
+                    for at in range(start, stop):
+                        label = packed[b, order[i, at], lane]
+                        counts[label] += 1
+                        above[lane] += counts[label] > floor
+                        over[lane] += counts[label] == floor + 1
+                    for at in range(start, stop):
+                        counts[packed[b, order[i, at], lane]] = 0
+            total = out[i]
+            for lane in range(max(0, first + i + 1 - b * LANES), min(LANES, mu.shape[0] - b * LANES)):
+                dependence = 2.0 * (cells * float(above[lane]) - remainder * float(over[lane]))
+                dependence /= float(n_targets) * cells
+                total += mu[b * LANES + lane] * dependence * dependence
+            out[i] = total
+
+
+@kernel
+def add_weighted_one_by_one(
+    packed: Any, first: int, q: int, order: Any, starts: Any, shares: Any, mu: Any, out: Any
+) -> None:
+    """The same for targets with weights."""
+    uniform = 1.0 / (q * q)
+    joint = np.zeros(q)
+    dependence = np.zeros(LANES)
+    filled = np.zeros(LANES, np.int64)
+    for b in range(first // LANES, packed.shape[0]):
+        for i in range(out.shape[0]):
+            dependence[:] = 0.0
+            filled[:] = 0
+            for y in range(q):
+                start, stop = starts[i, y], starts[i, y + 1]
+                if start == stop:
+                    continue
+                for lane in range(LANES):
+                    for at in range(start, stop):
+                        joint[packed[b, order[i, at], lane]] += shares[order[i, at]]
+                    for at in range(start, stop):
+                        label = packed[b, order[i, at], lane]
+                        if joint[label] != 0.0:  # else it was added already, or has no weight
+                            dependence[lane] += abs(joint[label] - uniform)
+                            filled[lane] += 1
+                            joint[label] = 0.0
+            total = out[i]
+            for lane in range(max(0, first + i + 1 - b * LANES), min(LANES, mu.shape[0] - b * LANES)):
+                eps = dependence[lane] + float(q * q - filled[lane]) * uniform
+                total += mu[b * LANES + lane] * eps * eps
             out[i] = total
