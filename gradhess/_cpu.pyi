@@ -83,6 +83,14 @@ def outer_gram(
     threads: int,
     isa: int,
 ) -> None: ...
+def kronecker_sums(
+    activations: Float64Array,
+    factors: list[tuple[Float64Array | None, Float64Array]],
+    out: Float64Array,
+    slab_rows: int,
+    threads: int,
+    isa: int,
+) -> None: ...
 def pair_dependence(
     labels: npt.NDArray[np.uint8],
     q: int,

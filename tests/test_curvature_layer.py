@@ -9,7 +9,7 @@ import pytest
 
 import gradhess as gh
 from gradhess import curvature as cv
-from gradhess.curvature import _blocks, _kronecker
+from gradhess.curvature import _kronecker, _layer
 from gradhess.errors import InputError, InputTypeError, NonFiniteError, ResultTooLargeError
 
 EPS = np.finfo(np.float64).eps
@@ -67,17 +67,15 @@ def test_a_layer_is_the_mean_of_its_samples(n, k, m, r, positive):
 def test_wide_layers_take_the_other_way(monkeypatch):
     samples = make_samples(20, 2, 7, 2)
     narrow = cv.layer_curvature(samples)
-    monkeypatch.setattr(_blocks, "WIDE", 7)
+    monkeypatch.setattr(_kronecker, "WIDE", 7)
     assert_curvature(cv.layer_curvature(samples), *explicit(samples))
     assert cv.cosine(narrow.H, cv.layer_curvature(samples).H) == pytest.approx(1.0, abs=8 * EPS)
 
 
-def test_many_outputs_are_summed_in_groups_and_rows_in_pieces(monkeypatch):
+def test_rows_are_summed_in_pieces(monkeypatch):
     samples = make_samples(50, 7, 3, 4)
-    monkeypatch.setattr(_kronecker, "GROUP_WEIGHTS", 3 * 9)
-    monkeypatch.setattr(_kronecker, "ROWS", 16)
-    monkeypatch.setattr(_kronecker, "PIECE_ENTRIES", 200)
-    assert _kronecker._groups(7, 9) == [(0, 1), (1, 2), (2, 4), (4, 7)]
+    monkeypatch.setattr(_layer, "ROWS", 16)
+    monkeypatch.setattr(_layer, "PIECE_ROWS", 5)
     assert_curvature(cv.layer_curvature(samples), *explicit(samples))
 
 

@@ -185,6 +185,20 @@ def test_a_window_is_the_span_of_some_eigenvectors(rng):
     assert cv.commutator(C, H, window=(2, 6), n_baseline=0).value == pytest.approx(inside, rel=1e-10)
 
 
+def test_a_report_has_a_window(rng):
+    C, H = (x @ x.T for x in rng.normal(size=(2, 10, 12)))
+    curvature = cv.Curvature(H, H @ H, C, 1.0, True, 12, 1)
+    for asked, window in ((None, (0, 3)), ((2, 6), (2, 6))):
+        report = cv.analyze(curvature, window=asked, n_baseline=3)
+        assert report.window == window
+        alone = cv.commutator(C, H, window=window, n_baseline=0)
+        assert report.commutator_window.value == pytest.approx(alone.value, rel=1e-10)
+        assert report.commutator_window.baseline.shape == (3,)
+        assert f"of eigenvectors {window[0] + 1} to {window[1]}" in report.summary()
+    with pytest.raises(InputError, match="window"):
+        cv.analyze(curvature, window=(3, 11))
+
+
 @pytest.mark.parametrize("window", [(0, 11), (3, 3), (5, 2), (-1, 3), 4])
 def test_windows_outside_are_refused(window):
     with pytest.raises(InputError):

@@ -337,6 +337,21 @@ def test_digits(digits):
     assert report.sandwich.upper <= 1
 
 
+def test_the_chain_of_duality_on_digits(digits):
+    """Directions survive every step; sizes do not, which is what the chain is there to show."""
+    trained, curvature = digits
+    (samples,) = gt.layer_samples(trained.model, "2", (trained.inputs, trained.targets))()
+    W = trained.model[2].weight.detach().numpy()
+    other = cv.same_class_neighbours(samples.activations, trained.targets.numpy())
+    terms = {term.name: term for term in cv.duality_terms(samples, W, other, batch_size=50)}
+    assert list(terms) == ["all terms", "h dw", "same sample", "diagonal", "isotropic"]
+    assert min(term.cosine for term in terms.values()) >= 0.9
+    assert terms["isotropic"].cosine == pytest.approx(cv.cosine(curvature.C, curvature.M), abs=1e-9)
+    assert 0.3 <= terms["all terms"].scale <= 1.5  # neighbours are closer than two draws from a class
+    assert terms["isotropic"].scale < 0.5
+    assert terms["h dw"].scale > 2
+
+
 def test_the_command(digits, tmp_path):
     from typer.testing import CliRunner
 

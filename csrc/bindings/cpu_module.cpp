@@ -13,6 +13,7 @@
 #include "../cpu/pairs.hpp"
 #include "../cpu/rowwise.hpp"
 #include "../cpu/totals.hpp"
+#include "kronecker_sums.hpp"
 #include "outer_gram.hpp"
 
 namespace py = pybind11;
@@ -261,6 +262,7 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
     m.def("multiply_transposed", &multiply_transposed);
     m.def("group_sums", &group_sums);
     m.def("outer_gram", &gradhess::bindings::outer_gram);
+    m.def("kronecker_sums", &gradhess::bindings::kronecker_sums);
     m.def("pair_dependence", &pair_dependence);
     m.def("isa_names", &isa_names);
     m.def("compiler", [] { return std::string(__VERSION__); });

@@ -1,6 +1,7 @@
 // The body of every kernels_<isa>.cpp: one template, instantiated for the vector length that the file names.
 #include "group_sums.hpp"
 #include "kernel_table.hpp"
+#include "kronecker.hpp"
 #include "narrow.hpp"
 #include "outer.hpp"
 #include "pair_dependence.hpp"
@@ -39,8 +40,7 @@ constexpr Kernels<T> make_kernels() {
 }
 
 extern const Isa kIsa;
-const Isa kIsa = {GRADHESS_ISA_NAME, make_kernels<double>(),   make_kernels<float>(),
-                  pair_dependence,   weighted_pair_dependence, spin<double>,
-                  spin<float>};
+const Isa kIsa = {GRADHESS_ISA_NAME, make_kernels<double>(), make_kernels<float>(),    pack_weights, pack_products,
+                  cross_update,      pair_dependence,        weighted_pair_dependence, spin<double>, spin<float>};
 
 }  // namespace gradhess::cpu::GRADHESS_ISA

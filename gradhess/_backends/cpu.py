@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -17,6 +17,7 @@ from gradhess._backends.loss_formulas import SCALAR_LOSSES
 from gradhess._backends.protocol import (
     AnyArray,
     Float64Array,
+    KroneckerFactor,
     LossSpec,
     MomentState,
     NonFiniteRow,
@@ -202,6 +203,12 @@ class CpuBackend:
         _cpu.outer_gram(
             A, unit_column, e, c, pairs.curvature, out, begin, end, layout.SLAB_ROWS, _team(threads), _isa
         )
+
+    def kronecker_sums(
+        self, A: Float64Array, factors: Sequence[KroneckerFactor], out: Float64Array, *, threads: int
+    ) -> None:
+        pairs = [(factor.left, factor.right) for factor in factors]
+        _cpu.kronecker_sums(A, pairs, out, layout.SLAB_ROWS, _team(threads), _isa)
 
     def pair_dependence(
         self,

@@ -6,7 +6,7 @@ dtype, vectors are contiguous float64 (labels float64 or float32), labels lie in
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
@@ -247,6 +247,16 @@ class PairWeights:
     curvature: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class KroneckerFactor:
+    """A symmetric matrix (k, k) for each of n rows, ``left_i^T right_i``, or ``right_i`` itself."""
+
+    right: Float64Array
+    """(n, r, k)"""
+    left: Float64Array | None = None
+    """(n, r, k), or None for the identity, r = k."""
+
+
 class Backend(Protocol):
     """The table of operations. One implementation each for cpu, numba and reference.
 
@@ -331,6 +341,17 @@ class Backend(Protocol):
         quarter of the product is computed. A matrix comes in pieces of whole slabs (but for the last piece): ``begin``
         says that this is the first, and ``out`` holds rubbish; ``end`` that it is the last, and leaves ``out``
         complete and symmetric. In between only the backend knows what ``out`` holds.
+        """
+
+    def kronecker_sums(
+        self, A: Float64Array, factors: Sequence[KroneckerFactor], out: Float64Array, *, threads: int
+    ) -> None:
+        """Add ``sum_i (L_i^T R_i) (x) a_i a_i^T`` to ``out[f]``, for every factor f: the entries that differ.
+
+        ``A`` (n, m) and the factors are C-contiguous and finite. ``out`` is (factors, k (k + 1) / 2, m (m + 1) / 2),
+        C-contiguous: pairs q <= r of outputs by pairs i <= l of columns of A, both in the order of ``np.triu_indices``.
+        In matrices ``out[f] += W^T U`` with rows ``(L_i^T R_i)_qr`` and ``a_i a_l``, neither of which need be stored.
+        Rows are cut into slabs from the first on.
         """
 
     def pair_dependence(

@@ -6,7 +6,7 @@ after that is float64. Nothing is tuned, and ``threads`` is ignored.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +27,7 @@ from gradhess._backends.protocol import (
     WEIGHT_SQUARES,
     AnyArray,
     Float64Array,
+    KroneckerFactor,
     LossSpec,
     MomentState,
     NonFiniteRow,
@@ -187,6 +188,19 @@ class ReferenceBackend:
                         blocks[p, :, q, :] += X.T @ (s[:, np.newaxis] * X)
         if end:
             self.symmetrize(out, 1.0, out, threads=threads)
+
+    def kronecker_sums(
+        self, A: Float64Array, factors: Sequence[KroneckerFactor], out: Float64Array, *, threads: int
+    ) -> None:
+        first, second = np.triu_indices(A.shape[1])
+        rows, columns = np.triu_indices(factors[0].right.shape[2])
+        for start in range(0, len(A), layout.SLAB_ROWS):
+            slab = slice(start, start + layout.SLAB_ROWS)
+            U = A[slab, first] * A[slab, second]
+            for f, factor in enumerate(factors):
+                right = factor.right[slab]
+                Q = right if factor.left is None else factor.left[slab].transpose(0, 2, 1) @ right
+                out[f] += Q[:, rows, columns].T @ U
 
     def pair_dependence(
         self,

@@ -6,7 +6,7 @@ dense rows: so the order of summation, the centring and the search for rows that
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -19,6 +19,7 @@ from gradhess._backends.protocol import (
     AnyArray,
     Backend,
     Float64Array,
+    KroneckerFactor,
     MomentState,
     NonFiniteRow,
     PairWeights,
@@ -136,6 +137,11 @@ class StructuredBackend:
         threads: int,
     ) -> None:
         self.kernels.outer_gram(A, pairs, unit_column, out, begin=begin, end=end, threads=threads)
+
+    def kronecker_sums(
+        self, A: Float64Array, factors: Sequence[KroneckerFactor], out: Float64Array, *, threads: int
+    ) -> None:
+        self.kernels.kronecker_sums(A, factors, out, threads=threads)
 
     def group_sums(self, rows: Rows, groups: Groups, out: AnyArray, *, threads: int) -> None:
         self.kernels.group_sums(rows, groups, out, threads=threads)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from gradhess import _memory
 from gradhess import _validation as check
 from gradhess._backends import registry
-from gradhess._backends.layout import BLOCK_ROWS, SLAB_ROWS
+from gradhess._backends.layout import SLAB_ROWS
 from gradhess._backends.protocol import AnyArray, PairWeights, Rows
 from gradhess._gradients import passes
 
@@ -24,6 +24,8 @@ PairSource: TypeAlias = Callable[[int, int], PairWeights]
 
 PIECE_BYTES: Final = 8 << 20
 """Rows of A that a backend works on at a time, in the compute type, where one slab is not larger."""
+PIECE_ROWS: Final = 3072
+"""And no more rows than this: at 256 columns they are packed into a twentieth of what G would take for 10,000 rows."""
 
 FORMED_MIN_WIDTH: Final = 16
 """Below this many features the edges of blocks cost more than their symmetry saves, if rows would have to be formed."""
@@ -78,4 +80,4 @@ def gram(
 
 def piece_rows(features: int, itemsize: int) -> int:
     """Whole slabs, so that cutting changes no bits."""
-    return max(min(PIECE_BYTES // (features * itemsize), BLOCK_ROWS) // SLAB_ROWS, 1) * SLAB_ROWS
+    return max(min(PIECE_BYTES // (features * itemsize), PIECE_ROWS) // SLAB_ROWS, 1) * SLAB_ROWS

@@ -119,7 +119,7 @@ def _spectra(axes: Axes, report: CurvatureReport) -> None:
 
 def _commutators(axes: Axes, report: CurvatureReport) -> None:
     look.tidy(axes, x="", y="size of CH - HC")
-    found = (report.commutator, report.commutator_product)
+    found = (report.commutator, report.commutator_window, report.commutator_product)
     if all(np.isnan(item.value) for item in found):
         _nothing(axes)
         return
@@ -145,8 +145,9 @@ def _commutators(axes: Axes, report: CurvatureReport) -> None:
             f"{item.value:.2g}", (position, height), xytext=(0, 4), textcoords="offset points",
             ha="center", fontsize=look.TEXT_SIZE, color=look.INK,
         )  # fmt: skip
-    axes.set_xticks([0, 1], ["over ‖CH‖", "over ‖C‖ ‖H‖"])
-    axes.set_xlim(-0.6, 1.6)
+    i0, i1 = report.window
+    axes.set_xticks(range(3), ["over ‖CH‖", f"over ‖CH‖,\n{i0 + 1} to {i1}", "over ‖C‖ ‖H‖"])
+    axes.set_xlim(-0.6, 2.6)
     axes.set_ylim(0, 1.3 * tallest if tallest > 0 else 1)
     axes.grid(False, axis="x")
     _legend(axes, "upper right")

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import numpy as np
 
-from gradhess._backends.protocol import Float64Array
+from gradhess._backends import registry
+from gradhess._backends.protocol import Float64Array, KroneckerFactor, Rows
 from gradhess.curvature import _checks
-from gradhess.curvature._blocks import transposed_product
 from gradhess.curvature._curvature import Curvature
 from gradhess.curvature._kronecker import KroneckerSums
 from gradhess.curvature._samples import LayerSamples, Source, chunks
 from gradhess.errors import InputError
 
+ROWS: Final = 1024
+"""Samples whose factors are formed at a time: whole slabs."""
+PIECE_ROWS: Final = 128
+"""Of those, the share of a thread."""
 PIECE_ENTRIES: Final = 1 << 20
-"""Entries of the per-sample Hessians that are formed at a time: 8 MiB, so that they stay in the cache."""
+"""Entries of Q that are formed at a time, 8 MiB."""
 CANDIDATES: Final = 16
 """Samples whose eigenvalues are computed at a time in search of the largest."""
 NEGATIVE: Final = 64.0
@@ -77,33 +82,40 @@ class LayerMoments:
 
     def add(self, samples: LayerSamples) -> None:
         """Add a piece of the samples."""
-        lengths = samples.squared_lengths()
-        squares = np.empty(samples.n_samples)  # ||h||_F^2
-
-        def fill(rows: slice, q0: int, q1: int, out: Float64Array) -> None:
-            part = samples.part(rows.start, rows.stop)
-            columns = slice(q0, q1)
-            if part.factor is None:
-                SF = NSF = part.core
-                out[:, 0] = SF[:, columns]
-            else:
-                # Q = F'(SF) and Q^2 = (SF)'(F F')(SF): products with r rows, never with k.
-                F = part.factor
-                SF = part.core @ F
-                NSF = (F @ F.transpose(0, 2, 1)) @ SF
-                np.matmul(F[:, :, columns].transpose(0, 2, 1), SF, out=out[:, 0])
-            NSF = NSF * lengths[rows, np.newaxis, np.newaxis]
-            np.matmul(SF[:, :, columns].transpose(0, 2, 1), NSF, out=out[:, 1])
-            np.multiply(part.errors[:, columns, np.newaxis], part.errors[:, np.newaxis, :], out=out[:, 2])
-            if q0 == 0:
-                squares[rows] = np.einsum("prk,prk->p", SF, NSF) * lengths[rows]
-
-        self._sums.add(samples.activations, fill)
-        self._gradient += transposed_product(samples.errors, samples.activations)
-        self._find_largest(samples, lengths, np.sqrt(np.maximum(squares, 0.0)))
+        with ThreadPoolExecutor(registry.num_threads()) as pool:
+            for start in range(0, samples.n_samples, ROWS):
+                self._add(samples.part(start, start + ROWS), pool)
         if self.positive and not samples.positive:
             self.positive = all_positive(samples)
         self.n_samples += samples.n_samples
+
+    def _add(self, part: LayerSamples, pool: ThreadPoolExecutor) -> None:
+        lengths = part.squared_lengths()
+        a, b = np.ascontiguousarray(part.activations), np.ascontiguousarray(part.errors)
+        S = np.ascontiguousarray(part.core)
+        # h = Q (x) a a^T and h^2 = ||a||^2 Q^2 (x) a a^T, of which Q = F'(SF) and Q^2 = (SF)'(F F')(SF), with few rows.
+        if part.factor is None:
+            F, left, right = None, S, S * lengths[:, np.newaxis, np.newaxis]
+        else:
+            F = np.ascontiguousarray(part.factor)
+            left, right = np.empty_like(F), np.empty_like(F)
+
+            def multiply(start: int) -> None:
+                rows = slice(start, start + PIECE_ROWS)
+                np.matmul(S[rows], F[rows], out=left[rows])
+                N = (F[rows] @ F[rows].transpose(0, 2, 1)) * lengths[rows, np.newaxis, np.newaxis]
+                np.matmul(N, left[rows], out=right[rows])
+
+            for _ in pool.map(multiply, range(0, len(a), PIECE_ROWS)):
+                pass
+        h = KroneckerFactor(S) if F is None else KroneckerFactor(left, F)
+        self._sums.add(
+            a, [h, KroneckerFactor(right, left), KroneckerFactor(b[:, np.newaxis], b[:, np.newaxis])]
+        )
+        gradient = registry.active().rmatvec(Rows(a), b, threads=registry.num_threads())
+        self._gradient += gradient.T
+        squares = np.einsum("prk,prk->p", left, right) * lengths  # ||h||_F^2
+        self._find_largest(part, lengths, np.sqrt(np.maximum(squares, 0.0)))
 
     def finish(self, batch_size: int, label: str) -> Curvature:
         n = self.n_samples

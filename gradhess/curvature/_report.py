@@ -11,6 +11,7 @@ import numpy as np
 
 from gradhess import _validation as check
 from gradhess._backends.protocol import Float64Array
+from gradhess.curvature import _checks
 from gradhess.curvature._alignment import cosine, rank_correlation, squares
 from gradhess.curvature._commutator import Commutator, measure, rotations
 from gradhess.curvature._curvature import Curvature
@@ -36,6 +37,10 @@ class CurvatureReport:
         Spearman's, of ``C_ii`` and ``lambda_i`` over the same indices.
     commutator, commutator_product : Commutator
         Relative to ``||CH||``, and to ``||C|| ||H||``, each with random rotations of C.
+    window : (i0, i1)
+        Half-open range of eigenvectors of H.
+    commutator_window : Commutator
+        Relative to ``||CH||``, within the span of those eigenvectors, where C is rotated, too.
     offdiagonal_ratio, recovery : float
         Of C in the eigenbasis of H.
     recovery_by_chance : float
@@ -52,6 +57,8 @@ class CurvatureReport:
     rank_correlation: float
     commutator: Commutator
     commutator_product: Commutator
+    window: tuple[int, int]
+    commutator_window: Commutator
     offdiagonal_ratio: float
     recovery: float
     recovery_by_chance: float
@@ -67,6 +74,10 @@ class CurvatureReport:
             ("rank correlation of C_ii and lambda_i", _number(self.rank_correlation), ""),
             ("commutator / ||CH||", *_commutator(self.commutator)),
             ("commutator / (||C|| ||H||)", *_commutator(self.commutator_product)),
+            (
+                f"the first, of eigenvectors {self.window[0] + 1} to {self.window[1]}",
+                *_commutator(self.commutator_window),
+            ),
             (
                 "share of C on the diagonal",
                 _number(self.recovery),
@@ -133,6 +144,7 @@ def analyze(
     top: int | None = None,
     trim_percentile: float = 0,
     fit_fraction: float = 1.0,
+    window: tuple[int, int] | None = None,
     n_baseline: int = 8,
     rng: Any = 0,
 ) -> CurvatureReport:
@@ -146,6 +158,8 @@ def analyze(
         rounding are left out in any case.
     trim_percentile, fit_fraction
         As for ``power_law_fit``.
+    window : (i0, i1), optional
+        Eigenvectors of H, as for ``commutator``, for one more commutator; those of the fits by default.
     n_baseline : int
         Random rotations for the commutators.
     rng : int or numpy.random.Generator
@@ -172,7 +186,10 @@ def analyze(
 
     vectors = curvature.eigenvectors
     K = vectors.T @ curvature.C @ vectors
-    relative, product = _commutators(K, d.H, count, np.random.default_rng(rng))
+    generator = np.random.default_rng(rng)
+    relative, product = _commutators(K, d.H, count, generator)
+    i0, i1 = _checks.window((0, used) if window is None else window, p)
+    within, _ = _commutators(K[i0:i1, i0:i1], d.H[i0:i1], count, generator)
     diagonal, total = squares(K)
     trace = float(np.trace(curvature.C))
     known = total > 0
@@ -186,6 +203,8 @@ def analyze(
         rank_correlation=rank_correlation(d.H[real], d.C[real]) if real.size else np.nan,
         commutator=relative,
         commutator_product=product,
+        window=(i0, i1),
+        commutator_window=within,
         offdiagonal_ratio=float(spread),
         recovery=diagonal / total if known else np.nan,
         recovery_by_chance=(2.0 + trace * trace / total) / (p + 2) if known else np.nan,

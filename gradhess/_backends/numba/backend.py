@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -16,8 +18,16 @@ from gradhess._backends.numba import (
     workers,
 )
 from gradhess._backends.numba.group_sums import group_sums
+from gradhess._backends.numba.kronecker_sums import kronecker_sums
 from gradhess._backends.numba.row_source import readonly
-from gradhess._backends.protocol import AnyArray, Float64Array, MomentState, PairWeights, Rows
+from gradhess._backends.protocol import (
+    AnyArray,
+    Float64Array,
+    KroneckerFactor,
+    MomentState,
+    PairWeights,
+    Rows,
+)
 
 
 class NumbaBackend:
@@ -81,6 +91,11 @@ class NumbaBackend:
         threads: int,
     ) -> None:
         outer_gram.outer_gram(A, pairs, unit_column, out, begin=begin, end=end, threads=threads)
+
+    def kronecker_sums(
+        self, A: Float64Array, factors: Sequence[KroneckerFactor], out: Float64Array, *, threads: int
+    ) -> None:
+        kronecker_sums(readonly(A), factors, out, threads=threads)
 
     def pair_dependence(
         self,
