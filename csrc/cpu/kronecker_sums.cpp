@@ -56,9 +56,9 @@ class KroneckerSums {
             longest = std::max(longest, factor.rank * (job_.outputs + panel_));
         Arena::of_this_thread().place([&](Carver& carver) {
             for (auto& slabs : slabs_)
-                for (Slab<double>& slab : slabs) slab = carve(carver, group_);
+                for (Slab<double>& slab : slabs) slab = carve_panels<double>(carver, group_, job_.slab_rows, panel_);
             for (Scratch& own : scratch_) {
-                own.products = carve(carver, pairs_);
+                own.products = carve_panels<double>(carver, pairs_, job_.slab_rows, panel_);
                 own.line = carver.take<double>(round_up(std::max(pairs_, group_), panel_) + panel_);
                 own.copy = carver.take<double>(longest);
             }
@@ -70,8 +70,9 @@ class KroneckerSums {
             // Who finds no block left to add packs the next weights, in the other of two buffers; nobody adds these
             // before all have left the loop that packs them.
             std::size_t buffer = 0;
-            for (Index row = 0; row < job_.samples; row += step)
-                for (std::size_t f = 0; f < job_.factors.size(); ++f)
+            // One factor after the other: its sums, but not those of all, stay in the L3 cache from slab to slab.
+            for (std::size_t f = 0; f < job_.factors.size(); ++f)
+                for (Index row = 0; row < job_.samples; row += step)
                     for (Index weight = 0; weight < job_.weights(); weight += group_, buffer ^= 1)
                         add_group(row, f, weight, slabs_[buffer], own);
         }
@@ -84,15 +85,6 @@ class KroneckerSums {
         double* line = nullptr;
         double* copy = nullptr;
     };
-
-    Slab<double> carve(Carver& carver, Index columns) const {
-        Slab<double> slab;
-        slab.n_panels = ceil_divide(columns, panel_);
-        // One line more than the rows, so that panels do not all start in the same cache set.
-        slab.panel_stride = (job_.slab_rows + 1) * panel_;
-        slab.panels = carver.take<double>(slab.panel_stride * slab.n_panels);
-        return slab;
-    }
 
     // Work of the whole team: the slabs from `row` on, and of one factor the weights from `weight` on.
     void add_group(Index row, std::size_t f, Index weight, const std::vector<Slab<double>>& slabs, Scratch& own) {
