@@ -87,6 +87,30 @@ def test_pieces_make_the_whole(source):
     assert_curvature(cv.layer_curvature(given), *explicit(samples))
 
 
+@pytest.mark.parametrize("r", [None, 2])
+def test_how_samples_are_cut_changes_no_bits(backend, r):
+    """Batches of a loader are joined to whole slabs before they are summed."""
+    samples = make_samples(2500, 3, 4, r, positive=False)
+    whole = cv.layer_curvature(samples)
+    for size in (1, 100, 1024, 1500):
+        pieces = [samples.part(start, start + size) for start in range(0, 2500, size)]
+        found = cv.layer_curvature(pieces)
+        for name in "HMC":
+            np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
+        assert (found.n_samples, found.positive) == (2500, whole.positive)
+        assert found.kappa_max == whole.kappa_max
+
+
+def test_pieces_may_keep_their_hessians_in_different_forms():
+    """As where one batch of a smooth network happens to see no curvature of the network itself."""
+    samples = make_samples(60, 3, 4, 2)
+    first, last = samples.part(0, 20), samples.part(20, 60)
+    formed = cv.LayerSamples(last.activations, last.errors, last.hessians(), None, positive=True)
+    found = cv.layer_curvature([first, formed])
+    assert_curvature(found, *explicit(samples))
+    assert found.positive
+
+
 def test_the_batch_size_divides_the_noise_alone():
     samples = make_samples(30, 3, 4)
     one, eight = cv.layer_curvature(samples), cv.layer_curvature(samples, batch_size=8)
@@ -236,8 +260,10 @@ def test_each_cut_does_what_it_says():
     level = spectra(cv.spectral_surgery(samples, equalize_above=0.3))[:, 0]
     np.testing.assert_allclose(level[~weak], before[~weak, 0].mean(), **rounding)
     for bad in ({"keep": 0}, {"damp_below": 2.0}, {"equalize_above": 0}, {"damping": -1.0}):
-        with pytest.raises(InputError):
+        with pytest.raises(InputError, match=next(iter(bad))):
             cv.spectral_surgery(samples, **bad)
+    with pytest.raises(InputTypeError, match="damping must be a number, not str"):
+        cv.spectral_surgery(samples, damping="0.5")
 
 
 # ---- duality --------------------------------------------------------------------------------------------------------

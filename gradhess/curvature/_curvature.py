@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -81,7 +81,7 @@ class Curvature:
     positive: bool | None = None
     n_samples: int | None = None
     batch_size: int = 1
-    label: str = field(default="")
+    label: str = ""
 
     def __post_init__(self) -> None:
         H, M = _checks.symmetric_pair(self.H, self.M, ("H", "M"))

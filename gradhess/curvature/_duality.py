@@ -186,8 +186,7 @@ def duality_terms(
             f"activations[{int(np.argmin(lengths))}] is zero, and has no dual; leave such samples out"
         )
     push = (a[other] - a) @ weight.T
-    image, _ = samples.apply(push[:, np.newaxis, :])
-    linear = image[:, 0, :]  # h dw = linear (x) a
+    linear = samples.apply(push[:, np.newaxis, :])[:, 0, :]  # h dw = linear (x) a
     squares = np.square(push / lengths[:, np.newaxis]).T @ np.square(a) / len(a)  # E[dw^2], (k, m)
     Q = samples.hessians()
     spread = np.square(a) @ squares.T  # (n, k): sum_i a_i^2 D_ri

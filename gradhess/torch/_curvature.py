@@ -93,7 +93,8 @@ def layer_samples(
     -------
     callable
         Each call goes through the data once more, with the model as it then is, and yields a LayerSamples for each
-        batch of the loader, or for every 8192 rows of arrays.
+        batch of the loader, or for every 8192 rows of arrays. A pass over small batches is slow: a forward and K
+        backward passes of the model for each.
     """
     module = _resolve(model, layer)
     if bias and module.bias is None:
