@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import namedtuple
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +221,47 @@ def test_batches_of_sequences_of_different_length():
         F.cross_entropy(model(x[:2]), y[:2], reduction="sum").backward()
         F.cross_entropy(model(padded[2:]), y[2:], reduction="sum").backward()
     assert_same(collector.gradients, per_sample(model, x, y))
+
+
+@pytest.mark.parametrize("n", [0, 1])
+@pytest.mark.parametrize("name", ["mlp", "sequence", "conv2d", "conv1d", "layer norm", "words"])
+def test_batches_of_one_sample_and_of_none(name, n):
+    model, x, y = problem(name)
+    with GradientCollector(model) as collector:
+        F.cross_entropy(model(x[:n]), y[:n], reduction="sum").backward()
+    if n:
+        assert_same(collector.gradients, per_sample(model, x[:1], y[:1]))
+    for key, parameter in model.named_parameters():
+        assert collector.gradients[key].shape == (n, parameter.numel())
+        assert collector.gradients[key].gram().any() == bool(n)
+
+
+def test_a_layer_that_never_fires():
+    model, x, y = problem("mlp")
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[0].bias.fill_(-1)
+    found = covariance(model, batches(x, y), summed)
+    for name in ("0.weight", "0.bias", "2.weight"):
+        assert not found[name].covariance_.any()
+    assert found["2.bias"].covariance_.any()
+
+
+def test_complex_parameters_are_refused():
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2, dtype=torch.complex64))
+    with pytest.raises(gh.errors.InputTypeError, match=r"1\.weight, 1\.bias hold complex"):
+        GradientCollector(model).__enter__()
+    with GradientCollector(model, ["0"]):
+        pass
+
+
+def test_embeddings_with_sparse_gradients():
+    model, x, y = problem("words")
+    expected = covariance(model, batches(x, y), summed)
+    model.embed.sparse = True
+    found = covariance(model, batches(x, y), summed)
+    for name, one in expected.items():
+        np.testing.assert_allclose(found[name].covariance_, one.covariance_, rtol=1e-12, atol=1e-14)
 
 
 def test_a_branch_that_a_batch_does_not_take():
@@ -455,8 +498,25 @@ def test_named_and_several_inputs():
     torch.manual_seed(0)
     model, x, y = Two(), torch.randn(N, 3), torch.randint(0, 3, (N,))
     one = covariance(model, [((x, x), y)], summed)
-    other = covariance(model, [({"a": x, "b": x}, y)], summed)
-    np.testing.assert_array_equal(one["layer.weight"].covariance_, other["layer.weight"].covariance_)
+    pair = namedtuple("pair", ["first", "second"])
+    for inputs in ({"a": x, "b": x}, [x, x], pair(x, x)):
+        other = covariance(model, [(inputs, y)], summed)
+        np.testing.assert_array_equal(one["layer.weight"].covariance_, other["layer.weight"].covariance_)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_bar_shows_progress_on_a_terminal(wanted, monkeypatch, capsys):
+    console = pytest.importorskip("rich.console")
+    terminal = partial(console.Console, force_terminal=True)
+    monkeypatch.setattr(console, "Console", terminal)
+    model, x, y = problem("mlp")
+    covariance(model, batches(x, y, 2), summed, progress=wanted)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert ("gradients" in err and "3/3" in err) == wanted
+    monkeypatch.undo()
+    covariance(model, iter(batches(x, y)), summed)  # no terminal, and no length
+    assert capsys.readouterr().err == ""
 
 
 def test_the_python_of_the_documentation_runs():
