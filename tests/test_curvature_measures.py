@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -318,3 +322,29 @@ def test_reports_are_drawn(tmp_path, rng, suffix):
 def test_tables_fit_a_terminal(rng):
     report = cv.analyze(cv.Curvature(psd(30, rng), psd(30, rng), psd(30, rng), 2.0), n_baseline=3)
     assert max(map(len, report.summary().splitlines())) <= 80
+
+
+# ---- what is written about it ---------------------------------------------------------------------------------------
+
+
+def test_names_and_arguments_are_those_of_the_documentation():
+    text = (Path(__file__).parents[1] / "docs" / "curvature.md").read_text(encoding="utf-8")
+    table = text[text.index("## All names") : text.index("## How it is computed")]
+    written = dict(re.findall(r"`([a-z]\w+)\(([^)`]+)\)`", table))
+    functions = {name for name in cv.__all__ if inspect.isfunction(getattr(cv, name))}
+    assert written.keys() == functions
+    for name, arguments in written.items():
+        signature = inspect.signature(getattr(cv, name))
+        plain = [one.replace(annotation=inspect.Parameter.empty) for one in signature.parameters.values()]
+        assert f"({arguments})".replace('"', "'") == str(inspect.Signature(plain)), name
+
+
+def test_the_command_says_what_it_needs(monkeypatch):
+    from typer.testing import CliRunner
+
+    from gradhess.cli.app import app
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    result = CliRunner().invoke(app, ["curvature"])
+    assert result.exit_code == 1
+    assert "torch is not installed: pip install torch scikit-learn" in result.output

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from gradhess.errors import InputError, InputTypeError, NonFiniteError  # noqa: 
 EPS = np.finfo(np.float64).eps
 N, CLASSES = 40, 3
 nn = torch.nn
+SOURCE = Path(__file__).parents[1]
 
 
 def network(activation=None, *, bias=False, seed=0):
@@ -357,3 +361,48 @@ def test_the_command(digits, tmp_path):
     assert plot.stat().st_size > 10_000
     wrong = CliRunner().invoke(app, [*arguments, "--plot", str(tmp_path / "report.jpg")])
     assert wrong.exit_code == 1
+
+
+def test_the_python_of_the_documentation_runs(digits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (SOURCE / "docs" / "curvature.md").read_text(encoding="utf-8")
+    trained, curvature = digits
+    data = torch.utils.data.TensorDataset(trained.inputs, trained.targets)
+    names = {
+        "model": trained.model,
+        "inputs": trained.inputs,
+        "targets": trained.targets,
+        "loader": torch.utils.data.DataLoader(data, batch_size=500),
+    }
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        exec(block, names)
+    np.testing.assert_allclose(names["found"].C, curvature.C, rtol=0, atol=1000 * EPS * curvature.C.max())
+    np.testing.assert_allclose(names["leading"].H, curvature.eigenvalues[:100], rtol=1e-6)
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+def test_the_example_has_a_row_for_each_network(monkeypatch, capsys):
+    """Three losses, widths and numbers of classes, here trained for two epochs on a few digits."""
+    pytest.importorskip("sklearn")
+    found = importlib.util.spec_from_file_location("example", SOURCE / "examples" / "noise_and_curvature.py")
+    example = importlib.util.module_from_spec(found)
+    found.loader.exec_module(example)
+    assert (len(example.WIDTHS), example.CLASSES, len(example.LEARNING_RATES)) == (3, (3, 6, 10), 3)
+    monkeypatch.setattr(example, "EPOCHS", 2)
+    monkeypatch.setattr(example, "SAMPLES", 120)
+    monkeypatch.setattr(example, "WIDTHS", (4, 5, 6))
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    try:
+        example.main(list(example.LEARNING_RATES))
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_rng_state(state)
+    header, _, *rows = capsys.readouterr().out.splitlines()
+    assert {"exponent of C", "exponent of M", "R²", "commutator", "at random"} <= set(header.split(" | "))
+    assert len(rows) == 27
+    assert {tuple(row.split(" | ")[:3]) for row in rows} == {
+        (f"| {loss}", str(classes), str(width))
+        for loss in ("cross_entropy", "mse", "softmax_mse")
+        for classes in (3, 6, 10)
+        for width in (4, 5, 6)
+    }
