@@ -279,9 +279,11 @@ def test_the_dual_change_of_weight_does_the_same_and_is_the_smallest():
     )
     np.testing.assert_allclose(delta, smallest, rtol=0, atol=200 * EPS)
     np.testing.assert_allclose(cv.duality_delta(W, a[0], a2[0]), delta[0], rtol=0, atol=100 * EPS)
-    for bad in [(W, a[:, :4], a2[:, :4]), (W, a, a2[:3]), (W, 0 * a, a2), (W[0], a, a2)]:
+    for bad in [(W, a[:, :4], a2[:, :4]), (W, a, a2[:3]), (W, 0 * a, a2), (W[0], a, a2), (W, a, a2 * np.nan)]:
         with pytest.raises(InputError):
             cv.duality_delta(*bad)
+    with pytest.raises(InputTypeError, match="W has dtype complex"):
+        cv.duality_delta(W * 1j, a, a2)
 
 
 def test_neighbours_are_the_nearest_of_their_class():
@@ -290,6 +292,8 @@ def test_neighbours_are_the_nearest_of_their_class():
     assert cv.same_class_neighbours(points, labels).tolist() == [1, 2, 1, 4, 3, 2]
     with pytest.raises(InputError, match="one sample"):
         cv.same_class_neighbours(points, [0, 0, 0, 0, 0, 1])
+    with pytest.raises(InputError, match="activations"):
+        cv.same_class_neighbours(np.full((6, 1), np.nan), labels)
 
 
 def test_the_chain_of_approximations_by_explicit_matrices():

@@ -258,6 +258,15 @@ def test_matrices_are_checked(function):
         function(eye * 1j, eye)
 
 
+def test_the_largest_eigenvalue_is_checked():
+    eye = np.eye(2)
+    for bad in (-1.0, math.nan, math.inf):
+        with pytest.raises(InputError, match="kappa_max"):
+            cv.Curvature(eye, eye, eye, bad)
+    with pytest.raises(InputTypeError, match="kappa_max must be a number"):
+        cv.Curvature(eye, eye, eye, "1")
+
+
 def test_asymmetry_of_rounding_passes():
     noisy = np.diag([1.0, 2.0, 3.0]) + 1e-7 * np.triu(np.ones((3, 3)), 1)
     assert cv.cosine(noisy, np.diag([1.0, 2.0, 3.0])) == pytest.approx(1.0, abs=1e-12)

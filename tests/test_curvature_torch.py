@@ -274,6 +274,8 @@ def test_models_that_cannot_be_taken_apart_are_refused():
     model.twice, model.sequence = False, True
     with pytest.raises(InputError, match="one application"):
         gt.layer_curvature(model, "layer", (x, t))
+    with pytest.raises(InputTypeError, match="complex"):
+        gt.layer_curvature(nn.Sequential(nn.Linear(6, 3, dtype=torch.complex64)), "0", (x, t))
     with pytest.raises(InputTypeError, match="Module"):
         gt.layer_curvature(lambda x: x, "layer", (x, t))
 

@@ -172,6 +172,8 @@ def _resolve(model: torch.nn.Module, layer: str | torch.nn.Module) -> torch.nn.L
         raise InputTypeError(
             f"layer is a {type(found).__name__}; only torch.nn.Linear is supported: {', '.join(linear) or 'none here'}"
         )
+    if found.weight.is_complex():
+        raise InputTypeError("layer is complex; its weight must hold real numbers")
     return found
 
 
