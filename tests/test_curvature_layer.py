@@ -87,10 +87,10 @@ def test_pieces_make_the_whole(source):
     assert_curvature(cv.layer_curvature(given), *explicit(samples))
 
 
-@pytest.mark.parametrize("r", [None, 2])
-def test_how_samples_are_cut_changes_no_bits(backend, r):
-    """Batches of a loader are joined to whole slabs before they are summed."""
-    samples = make_samples(2500, 3, 4, r, positive=False)
+@pytest.mark.parametrize(("k", "m", "r"), [(3, 4, None), (3, 4, 2), (1, 64, 1)])
+def test_how_samples_are_cut_changes_no_bits(backend, k, m, r):
+    """Batches of a loader are joined to whole slabs before they are summed, the last shape by weighted Grams."""
+    samples = make_samples(2500, k, m, r, positive=False)
     whole = cv.layer_curvature(samples)
     for size in (1, 100, 1024, 1500):
         pieces = [samples.part(start, start + size) for start in range(0, 2500, size)]
