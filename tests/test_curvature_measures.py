@@ -185,6 +185,17 @@ def test_the_product_norm_is_bounded(rng):
     assert worst == pytest.approx(math.sqrt(2), rel=4 * EPS)
 
 
+@given(p=st.integers(1, 12), rank=st.integers(1, 12), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_no_commutator_is_above_its_bound(p, rank, seed):
+    """Boettcher and Wenzel's for the product norm; the triangle inequality for the other. Of baselines, too."""
+    rng = np.random.default_rng(seed)
+    C, H = psd(p, rng, rank), rng.standard_normal((p, p))
+    for norm, bound in (("relative", 2.0), ("product", math.sqrt(2))):
+        value, baseline = cv.commutator(C, H + H.T, norm, n_baseline=3, rng=seed)
+        assert max(value, *baseline) <= bound * (1 + 100 * p * EPS)
+
+
 def test_a_window_is_the_span_of_some_eigenvectors(rng):
     C, H = psd(10, rng), psd(10, rng)
     _, V = np.linalg.eigh(H)

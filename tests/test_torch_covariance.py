@@ -80,6 +80,38 @@ def test_kronecker_is_exact_for_independent_factors():
     np.testing.assert_allclose(found.second_moment_, rows.T @ rows / 4, rtol=1e-12, atol=1e-14)
 
 
+def test_kronecker_is_exact_for_independent_steps():
+    """Two steps, each with all combinations of four a and four delta of mean zero: products of two steps cancel."""
+    layer = nn.Linear(3, 2, bias=False).double()
+    torch.manual_seed(0)
+    a, d = torch.randn(2, 3, dtype=torch.float64), torch.randn(2, 2, dtype=torch.float64)
+    a, d = torch.cat([a, -a]), torch.cat([d, -d])
+    i, j, k, m = torch.cartesian_prod(*[torch.arange(4)] * 4).T
+    x, target = torch.stack([a[i], a[j]], 1), torch.stack([d[k], d[m]], 1)
+    found = covariance(layer, batches(x, target, 100), lambda out, t: (out * t).sum(), structure="kronecker")[
+        "weight"
+    ]
+    rows = torch.einsum("ntk,ntm->nkm", target, x).flatten(1)
+    assert found.steps == 2
+    np.testing.assert_allclose(
+        found.second_moment_, rows.T @ rows / 256, rtol=0, atol=1e-13 * float((rows**2).max())
+    )
+
+
+@pytest.mark.parametrize("name", ["conv2d", "conv1d", "sequence"])
+def test_blocks_are_those_of_the_covariance(name):
+    """Of convolutions and along sequences, too; a grouped convolution is dense, and so full."""
+    model, x, y = problem(name)
+    blocks, full = (covariance(model, batches(x, y), summed, structure=kind) for kind in ("blocks", "full"))
+    assert any(isinstance(one, BlockCovariance) for one in blocks.values())
+    for key, one in blocks.items():
+        whole = full[key].covariance_
+        if isinstance(one, BlockCovariance):
+            k, m = len(one.blocks), len(whole) // len(one.blocks)
+            whole = np.asarray(whole).reshape(k, m, k, m)[range(k), :, range(k), :]
+        np.testing.assert_allclose(one.covariance_, whole, rtol=1e-9, atol=1e-13)
+
+
 def test_sums_that_do_not_add_up_are_refused():
     class Twice(nn.Module):
         def __init__(self):
