@@ -86,6 +86,22 @@ def test_rows_are_those_of_backpack(name):
     assert_same(collector.gradients, expected)
 
 
+def test_nothing_is_copied_and_no_rows_are_formed():
+    """Kept are the tensors that the backward pass has anyway. The rows of this layer would take 64 GiB."""
+    layer = nn.Linear(2048, 2048)
+    x = torch.randn(4096, 2048)
+    seen = []
+    with GradientCollector(layer) as collector:
+        out = layer(x)
+        out.register_hook(seen.append)
+        out.square().sum().backward()
+    rows = collector.gradients["weight"].rows
+    assert np.shares_memory(rows.X, x.numpy())
+    assert np.shares_memory(rows.errors, seen[0].numpy())
+    expected = x.norm(dim=1) * seen[0].norm(dim=1)
+    np.testing.assert_allclose(collector.gradients["weight"].norms(), expected, rtol=1e-5)
+
+
 def test_float32_and_half_models():
     model, x, y = problem("mlp", torch.float32)
     with GradientCollector(model) as collector:

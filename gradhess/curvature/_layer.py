@@ -55,7 +55,8 @@ def layer_curvature(samples: Source, *, batch_size: int = 1, label: str = "") ->
     -----
     Cost ``3 n k (k + 1) m (m + 1) / 2`` operations. C is formed from ``E[g g^T]``, so its entries carry an error of
     about ``n eps`` times the second moments, which matters only where the mean gradient is larger than its spread by
-    orders of magnitude.
+    orders of magnitude. Pieces are joined to whole slabs first, so the same samples give the same bits however they are
+    cut.
     """
     size = _checks.batch_size(batch_size)
     moments: _LayerMoments | None = None
