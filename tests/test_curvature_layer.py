@@ -205,6 +205,20 @@ def test_the_spectrum_without_matrices_is_that_of_the_matrices(r, positive):
     assert cv.sandwich_check(found).holds
 
 
+@pytest.mark.parametrize(
+    ("n", "k", "m", "r", "count"), [(1, 3, 4, 1, 11), (3, 10, 10, 2, 50), (1, 1, 2, 1, 1)]
+)
+def test_the_spectrum_of_a_singular_hessian(n, k, m, r, count):
+    """More eigenvalues than H has of rank: Lanczos starts anew where it runs out of directions."""
+    samples = make_samples(n, k, m, r, sparse=False)
+    found, dense = cv.layer_spectrum(samples, count), cv.layer_curvature(samples)
+    scale = 500 * EPS * dense.eigenvalues[0]
+    np.testing.assert_allclose(found.H, dense.eigenvalues[:count], rtol=0, atol=scale)
+    V = found.eigenvectors
+    np.testing.assert_allclose(V.T @ V, np.eye(count), rtol=0, atol=500 * EPS)
+    assert cv.sandwich_check(found).holds
+
+
 def test_variances_are_centred_before_they_are_squared():
     """Slopes of 1e8 that differ by 1: a variance from raw sums would have no digit right."""
     n = 64
