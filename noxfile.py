@@ -17,6 +17,7 @@ TORCH_TESTS = [
     "tests/test_arrays_torch.py",
     "tests/test_curvature_torch.py",
     "tests/test_docs_informativeness.py",
+    "tests/test_torch_covariance.py",
     "tests/test_torch_layers.py",
     "tests/test_torch_models.py",
     "tests/test_torch_recovery.py",

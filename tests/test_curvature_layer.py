@@ -87,6 +87,30 @@ def test_pieces_make_the_whole(source):
     assert_curvature(cv.layer_curvature(given), *explicit(samples))
 
 
+@pytest.mark.parametrize(("k", "m", "r"), [(3, 4, None), (3, 4, 2), (1, 64, 1)])
+def test_how_samples_are_cut_changes_no_bits(backend, k, m, r):
+    """Batches of a loader are joined to whole slabs before they are summed, the last shape by weighted Grams."""
+    samples = make_samples(2500, k, m, r, positive=False)
+    whole = cv.layer_curvature(samples)
+    for size in (1, 100, 1024, 1500):
+        pieces = [samples.part(start, start + size) for start in range(0, 2500, size)]
+        found = cv.layer_curvature(pieces)
+        for name in "HMC":
+            np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
+        assert (found.n_samples, found.positive) == (2500, whole.positive)
+        assert found.kappa_max == whole.kappa_max
+
+
+def test_pieces_may_keep_their_hessians_in_different_forms():
+    """As where one batch of a smooth network happens to see no curvature of the network itself."""
+    samples = make_samples(60, 3, 4, 2)
+    first, last = samples.part(0, 20), samples.part(20, 60)
+    formed = cv.LayerSamples(last.activations, last.errors, last.hessians(), None, positive=True)
+    found = cv.layer_curvature([first, formed])
+    assert_curvature(found, *explicit(samples))
+    assert found.positive
+
+
 def test_the_batch_size_divides_the_noise_alone():
     samples = make_samples(30, 3, 4)
     one, eight = cv.layer_curvature(samples), cv.layer_curvature(samples, batch_size=8)
@@ -181,6 +205,20 @@ def test_the_spectrum_without_matrices_is_that_of_the_matrices(r, positive):
     assert cv.sandwich_check(found).holds
 
 
+@pytest.mark.parametrize(
+    ("n", "k", "m", "r", "count"), [(1, 3, 4, 1, 11), (3, 10, 10, 2, 50), (1, 1, 2, 1, 1)]
+)
+def test_the_spectrum_of_a_singular_hessian(n, k, m, r, count):
+    """More eigenvalues than H has of rank: Lanczos starts anew where it runs out of directions."""
+    samples = make_samples(n, k, m, r, sparse=False)
+    found, dense = cv.layer_spectrum(samples, count), cv.layer_curvature(samples)
+    scale = 500 * EPS * dense.eigenvalues[0]
+    np.testing.assert_allclose(found.H, dense.eigenvalues[:count], rtol=0, atol=scale)
+    V = found.eigenvectors
+    np.testing.assert_allclose(V.T @ V, np.eye(count), rtol=0, atol=500 * EPS)
+    assert cv.sandwich_check(found).holds
+
+
 def test_variances_are_centred_before_they_are_squared():
     """Slopes of 1e8 that differ by 1: a variance from raw sums would have no digit right."""
     n = 64
@@ -236,8 +274,10 @@ def test_each_cut_does_what_it_says():
     level = spectra(cv.spectral_surgery(samples, equalize_above=0.3))[:, 0]
     np.testing.assert_allclose(level[~weak], before[~weak, 0].mean(), **rounding)
     for bad in ({"keep": 0}, {"damp_below": 2.0}, {"equalize_above": 0}, {"damping": -1.0}):
-        with pytest.raises(InputError):
+        with pytest.raises(InputError, match=next(iter(bad))):
             cv.spectral_surgery(samples, **bad)
+    with pytest.raises(InputTypeError, match="damping must be a number, not str"):
+        cv.spectral_surgery(samples, damping="0.5")
 
 
 # ---- duality --------------------------------------------------------------------------------------------------------
@@ -253,9 +293,11 @@ def test_the_dual_change_of_weight_does_the_same_and_is_the_smallest():
     )
     np.testing.assert_allclose(delta, smallest, rtol=0, atol=200 * EPS)
     np.testing.assert_allclose(cv.duality_delta(W, a[0], a2[0]), delta[0], rtol=0, atol=100 * EPS)
-    for bad in [(W, a[:, :4], a2[:, :4]), (W, a, a2[:3]), (W, 0 * a, a2), (W[0], a, a2)]:
+    for bad in [(W, a[:, :4], a2[:, :4]), (W, a, a2[:3]), (W, 0 * a, a2), (W[0], a, a2), (W, a, a2 * np.nan)]:
         with pytest.raises(InputError):
             cv.duality_delta(*bad)
+    with pytest.raises(InputTypeError, match="W has dtype complex"):
+        cv.duality_delta(W * 1j, a, a2)
 
 
 def test_neighbours_are_the_nearest_of_their_class():
@@ -264,6 +306,8 @@ def test_neighbours_are_the_nearest_of_their_class():
     assert cv.same_class_neighbours(points, labels).tolist() == [1, 2, 1, 4, 3, 2]
     with pytest.raises(InputError, match="one sample"):
         cv.same_class_neighbours(points, [0, 0, 0, 0, 0, 1])
+    with pytest.raises(InputError, match="activations"):
+        cv.same_class_neighbours(np.full((6, 1), np.nan), labels)
 
 
 def test_the_chain_of_approximations_by_explicit_matrices():

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,14 +35,16 @@ def spectral(values, V):
 # ---- power law ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("t", [-1.5, -0.5, 0.0, 0.25, 0.5, 1.0, 1.5, 3.0])
+@pytest.mark.parametrize("t", [-1.5, -1.0, -0.5, 0.0, 0.25, 0.5, 1.0, 1.5, 3.0])
 def test_the_rank_one_family_has_exponent_one_plus_t_and_keeps_the_bounds(t):
     """Inside and outside [0, 1]: gamma is never clipped, and leaves [1, 2] without breaking the sandwich."""
     family = cv.rank_one_family(np.geomspace(1e-6, 3.0, 60), t)
     for matrix in ("C", "M"):
         fit = cv.power_law_fit(family.diagonals.H, getattr(family.diagonals, matrix))
         assert fit.exponent == pytest.approx(1 + t, abs=1e-6)
-        assert fit.r_squared == pytest.approx(1.0, abs=1e-9) or t == -1.0
+        assert (
+            fit.r_squared == pytest.approx(1.0, abs=1e-9) or t == -1.0
+        )  # nothing varies that could be explained
         assert fit.n_used == 60
     found = cv.sandwich_check(family)
     assert found.holds
@@ -120,8 +126,10 @@ def test_no_slope_without_two_points(h, c):
     "bad", [{"top": 1}, {"trim_percentile": 100}, {"fit_fraction": 0}, {"fit_fraction": 1.5}]
 )
 def test_settings_of_the_fit_are_checked(bad):
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=next(iter(bad))):
         cv.power_law_fit([1, 2, 3], [1, 2, 3], **bad)
+    with pytest.raises(InputTypeError, match="trim_percentile must be a number, not str"):
+        cv.power_law_fit([1, 2, 3], [1, 2, 3], trim_percentile="5")
 
 
 # ---- commutator and alignment ---------------------------------------------------------------------------------------
@@ -175,6 +183,17 @@ def test_the_product_norm_is_bounded(rng):
         np.array([[0.0, 1.0], [1.0, 0.0]]), np.diag([1.0, -1.0]), "product", n_baseline=0
     ).value
     assert worst == pytest.approx(math.sqrt(2), rel=4 * EPS)
+
+
+@given(p=st.integers(1, 12), rank=st.integers(1, 12), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_no_commutator_is_above_its_bound(p, rank, seed):
+    """Boettcher and Wenzel's for the product norm; the triangle inequality for the other. Of baselines, too."""
+    rng = np.random.default_rng(seed)
+    C, H = psd(p, rng, rank), rng.standard_normal((p, p))
+    for norm, bound in (("relative", 2.0), ("product", math.sqrt(2))):
+        value, baseline = cv.commutator(C, H + H.T, norm, n_baseline=3, rng=seed)
+        assert max(value, *baseline) <= bound * (1 + 100 * p * EPS)
 
 
 def test_a_window_is_the_span_of_some_eigenvectors(rng):
@@ -250,6 +269,15 @@ def test_matrices_are_checked(function):
         function(eye * 1j, eye)
 
 
+def test_the_largest_eigenvalue_is_checked():
+    eye = np.eye(2)
+    for bad in (-1.0, math.nan, math.inf):
+        with pytest.raises(InputError, match="kappa_max"):
+            cv.Curvature(eye, eye, eye, bad)
+    with pytest.raises(InputTypeError, match="kappa_max must be a number"):
+        cv.Curvature(eye, eye, eye, "1")
+
+
 def test_asymmetry_of_rounding_passes():
     noisy = np.diag([1.0, 2.0, 3.0]) + 1e-7 * np.triu(np.ones((3, 3)), 1)
     assert cv.cosine(noisy, np.diag([1.0, 2.0, 3.0])) == pytest.approx(1.0, abs=1e-12)
@@ -314,3 +342,29 @@ def test_reports_are_drawn(tmp_path, rng, suffix):
 def test_tables_fit_a_terminal(rng):
     report = cv.analyze(cv.Curvature(psd(30, rng), psd(30, rng), psd(30, rng), 2.0), n_baseline=3)
     assert max(map(len, report.summary().splitlines())) <= 80
+
+
+# ---- what is written about it ---------------------------------------------------------------------------------------
+
+
+def test_names_and_arguments_are_those_of_the_documentation():
+    text = (Path(__file__).parents[1] / "docs" / "curvature.md").read_text(encoding="utf-8")
+    table = text[text.index("## All names") : text.index("## How it is computed")]
+    written = dict(re.findall(r"`([a-z]\w+)\(([^)`]+)\)`", table))
+    functions = {name for name in cv.__all__ if inspect.isfunction(getattr(cv, name))}
+    assert written.keys() == functions
+    for name, arguments in written.items():
+        signature = inspect.signature(getattr(cv, name))
+        plain = [one.replace(annotation=inspect.Parameter.empty) for one in signature.parameters.values()]
+        assert f"({arguments})".replace('"', "'") == str(inspect.Signature(plain)), name
+
+
+def test_the_command_says_what_it_needs(monkeypatch):
+    from typer.testing import CliRunner
+
+    from gradhess.cli.app import app
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    result = CliRunner().invoke(app, ["curvature"])
+    assert result.exit_code == 1
+    assert "torch is not installed: pip install torch scikit-learn" in result.output

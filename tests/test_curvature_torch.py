@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from gradhess.errors import InputError, InputTypeError, NonFiniteError  # noqa: 
 EPS = np.finfo(np.float64).eps
 N, CLASSES = 40, 3
 nn = torch.nn
+SOURCE = Path(__file__).parents[1]
 
 
 def network(activation=None, *, bias=False, seed=0):
@@ -112,9 +116,8 @@ def test_the_bias_comes_last_in_the_row_of_its_output():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of PyTorch, in what curvlinops calls
 def test_curvlinops_agrees():
     """Its Hessian, Gauss-Newton matrix and empirical Fisher of the mean loss. For ReLU the first two are one."""
-    curvlinops = pytest.importorskip("curvlinops")
+    curvlinops = pytest.importorskip("curvlinops", reason="curvlinops-for-pytorch does not install here")
     net, (x, t) = network(), problem()
-    parameters = {"2.weight": net[2].weight}
     for parameter in net.parameters():
         parameter.requires_grad_(parameter is net[2].weight)
     found = gt.layer_curvature(net, "2", (x, t), "cross_entropy")
@@ -126,16 +129,8 @@ def test_curvlinops_agrees():
         "EFLinearOperator": found.C + np.outer(mean, mean),
     }
 
-    def forward(parameters, x):
-        return torch.func.functional_call(net, parameters, (x,))
-
     for name, matrix in expected.items():
-        operator = getattr(curvlinops, name)
-        arguments = (nn.CrossEntropyLoss(), parameters, [(x, t)])
-        try:
-            theirs = operator(forward, *arguments)
-        except Exception:  # before version 3 they took a module and a list
-            theirs = operator(net, arguments[0], [net[2].weight], [(x, t)])
+        theirs = getattr(curvlinops, name)(net, nn.CrossEntropyLoss(), [net[2].weight], [(x, t)])
         dense = np.asarray((theirs @ torch.eye(20, dtype=torch.float64)).detach())
         assert np.abs(dense.reshape(20, 20) - matrix).max() <= 1000 * N * EPS * np.abs(matrix).max(), name
 
@@ -279,6 +274,8 @@ def test_models_that_cannot_be_taken_apart_are_refused():
     model.twice, model.sequence = False, True
     with pytest.raises(InputError, match="one application"):
         gt.layer_curvature(model, "layer", (x, t))
+    with pytest.raises(InputTypeError, match="complex"):
+        gt.layer_curvature(nn.Sequential(nn.Linear(6, 3, dtype=torch.complex64)), "0", (x, t))
     with pytest.raises(InputTypeError, match="Module"):
         gt.layer_curvature(lambda x: x, "layer", (x, t))
 
@@ -366,3 +363,48 @@ def test_the_command(digits, tmp_path):
     assert plot.stat().st_size > 10_000
     wrong = CliRunner().invoke(app, [*arguments, "--plot", str(tmp_path / "report.jpg")])
     assert wrong.exit_code == 1
+
+
+def test_the_python_of_the_documentation_runs(digits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (SOURCE / "docs" / "curvature.md").read_text(encoding="utf-8")
+    trained, curvature = digits
+    data = torch.utils.data.TensorDataset(trained.inputs, trained.targets)
+    names = {
+        "model": trained.model,
+        "inputs": trained.inputs,
+        "targets": trained.targets,
+        "loader": torch.utils.data.DataLoader(data, batch_size=500),
+    }
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        exec(block, names)
+    np.testing.assert_allclose(names["found"].C, curvature.C, rtol=0, atol=1000 * EPS * curvature.C.max())
+    np.testing.assert_allclose(names["leading"].H, curvature.eigenvalues[:100], rtol=1e-6)
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+def test_the_example_has_a_row_for_each_network(monkeypatch, capsys):
+    """Three losses, widths and numbers of classes, here trained for two epochs on a few digits."""
+    pytest.importorskip("sklearn")
+    found = importlib.util.spec_from_file_location("example", SOURCE / "examples" / "noise_and_curvature.py")
+    example = importlib.util.module_from_spec(found)
+    found.loader.exec_module(example)
+    assert (len(example.WIDTHS), example.CLASSES, len(example.LEARNING_RATES)) == (3, (3, 6, 10), 3)
+    monkeypatch.setattr(example, "EPOCHS", 2)
+    monkeypatch.setattr(example, "SAMPLES", 120)
+    monkeypatch.setattr(example, "WIDTHS", (4, 5, 6))
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    try:
+        example.main(list(example.LEARNING_RATES))
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_rng_state(state)
+    header, _, *rows = capsys.readouterr().out.splitlines()
+    assert {"exponent of C", "exponent of M", "R²", "commutator", "at random"} <= set(header.split(" | "))
+    assert len(rows) == 27
+    assert {tuple(row.split(" | ")[:3]) for row in rows} == {
+        (f"| {loss}", str(classes), str(width))
+        for loss in ("cross_entropy", "mse", "softmax_mse")
+        for classes in (3, 6, 10)
+        for width in (4, 5, 6)
+    }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,22 @@ def test_projections_and_duals_of_every_structure(backend, make, name, monkeypat
     np.testing.assert_allclose(g.project(R), expected, rtol=0, atol=1e-13 * np.abs(G).sum(axis=1).max())
     # A given matrix is used as it is.
     np.testing.assert_array_equal(g.project(R.toarray(g.n_parameters)), g.matvec(R.toarray(g.n_parameters)))
+
+
+def test_the_matrix_is_never_stored(make, monkeypatch):
+    """R of 20,000 rows and 96 columns would take 15 MiB, or 11 as a sparse one; a few MiB exist at a time."""
+    monkeypatch.setattr(dual, "SKETCH_BYTES", 1 << 20)
+    monkeypatch.setattr(dual, "FORMED_BYTES", 1 << 20)
+    p, R = 20_000, make(96, 1, nonzeros=48) if make is sketches.sjlt else make(96, 1)
+    g = gh.as_gradients(np.random.default_rng(0).normal(size=(2, p)))
+    g.project(R)  # imports, and buffers of the backend
+    tracemalloc.start()
+    try:
+        g.project(R)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * p * 96 / 3
 
 
 def test_a_dual_of_many_rows_in_tiles(backend):

@@ -14,110 +14,9 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
+from torch_networks import MODELS, N, per_sample, problem  # noqa: E402
 
-from gradhess.torch import BlockCovariance, GradientCollector, KroneckerCovariance, covariance  # noqa: E402
-
-N = 6
-
-
-class Tied(nn.Module):
-    """A language model in small: the embedding is also the weight of the last layer."""
-
-    def __init__(self, vocabulary=11, width=5):
-        super().__init__()
-        self.embed = nn.Embedding(vocabulary, width)
-        self.norm = nn.LayerNorm(width)
-        self.mix = nn.Linear(width, width)
-        self.head = nn.Linear(width, vocabulary, bias=False)
-        self.head.weight = self.embed.weight
-
-    def forward(self, ids):
-        x = self.embed(ids)
-        return self.head(torch.tanh(self.mix(self.norm(x)))).mean(1)
-
-
-class Recurrent(nn.Module):
-    """One layer called three times: weight sharing in time."""
-
-    def __init__(self):
-        super().__init__()
-        self.step = nn.Linear(4, 4)
-        self.out = nn.Linear(4, 3)
-
-    def forward(self, x):
-        for _ in range(3):
-            x = torch.tanh(self.step(x))
-        return self.out(x)
-
-
-class Words(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embed = nn.Embedding(7, 3, padding_idx=0)
-        self.out = nn.Linear(3, 3)
-
-    def forward(self, ids):
-        return self.out(torch.tanh(self.embed(ids)).sum(1))
-
-
-def sequential(*layers):
-    return nn.Sequential(*layers)
-
-
-MODELS = {
-    "mlp": lambda: (sequential(nn.Linear(5, 4), nn.ReLU(inplace=True), nn.Linear(4, 3)), (N, 5)),
-    "one layer": lambda: (nn.Linear(5, 3), (N, 5)),
-    "sequence": lambda: (sequential(nn.Linear(5, 4), nn.Tanh(), nn.Flatten(), nn.Linear(28, 3)), (N, 7, 5)),
-    "conv2d": lambda: (
-        sequential(
-            nn.Conv2d(2, 3, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(3, 4, (2, 1), dilation=(1, 2)),
-            nn.Flatten(), nn.LazyLinear(3),
-        ),
-        (N, 2, 7, 6),
-    ),
-    "conv2d same, reflected, grouped": lambda: (
-        sequential(
-            nn.Conv2d(4, 4, 3, padding="same", padding_mode="reflect", groups=2), nn.ELU(),
-            nn.Conv2d(4, 2, 2, padding="same", bias=False), nn.Flatten(), nn.LazyLinear(3),
-        ),
-        (N, 4, 5, 5),
-    ),
-    "conv1d": lambda: (
-        sequential(
-            nn.Conv1d(2, 3, 3, padding=2, stride=2), nn.Tanh(), nn.Conv1d(3, 6, 2, dilation=2, groups=3),
-            nn.Flatten(), nn.LazyLinear(3),
-        ),
-        (N, 2, 9),
-    ),
-    "layer norm": lambda: (
-        sequential(nn.LayerNorm((3, 4)), nn.Flatten(), nn.Linear(12, 5), nn.LayerNorm(5), nn.Linear(5, 3)), (N, 3, 4)
-    ),
-    "recurrent": lambda: (Recurrent(), (N, 4)),
-    "tied": lambda: (Tied(), "ids"),
-    "words": lambda: (Words(), "ids"),
-}  # fmt: skip
-
-
-def problem(name, dtype=torch.float64, seed=0):
-    torch.manual_seed(seed)
-    model, shape = MODELS[name]()
-    x = torch.randint(0, 7, (N, 4)) if shape == "ids" else torch.randn(shape, dtype=dtype)
-    model = model.to(dtype)
-    model(x)  # lazy layers learn their shapes
-    for parameter in model.parameters():  # also those that start as ones and zeros
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    return model, x, torch.randint(0, 3, (N,))
-
-
-def per_sample(model, x, y):
-    """Name to (n, p), by torch.func."""
-    parameters = {name: p.detach() for name, p in model.named_parameters()}
-
-    def loss(parameters, x, y):
-        return F.cross_entropy(torch.func.functional_call(model, parameters, (x[None],)), y[None])
-
-    found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0), randomness="error")(parameters, x, y)
-    return {name: grad.reshape(len(x), -1) for name, grad in found.items()}
+from gradhess.torch import GradientCollector  # noqa: E402
 
 
 def assert_same(collected, expected, dtype=torch.float64):
@@ -187,6 +86,22 @@ def test_rows_are_those_of_backpack(name):
     assert_same(collector.gradients, expected)
 
 
+def test_nothing_is_copied_and_no_rows_are_formed():
+    """Kept are the tensors that the backward pass has anyway. The rows of this layer would take 64 GiB."""
+    layer = nn.Linear(2048, 2048)
+    x = torch.randn(4096, 2048)
+    seen = []
+    with GradientCollector(layer) as collector:
+        out = layer(x)
+        out.register_hook(seen.append)
+        out.square().sum().backward()
+    rows = collector.gradients["weight"].rows
+    assert np.shares_memory(rows.X, x.numpy())
+    assert np.shares_memory(rows.errors, seen[0].numpy())
+    expected = x.norm(dim=1) * seen[0].norm(dim=1)
+    np.testing.assert_allclose(collector.gradients["weight"].norms(), expected, rtol=1e-5)
+
+
 def test_float32_and_half_models():
     model, x, y = problem("mlp", torch.float32)
     with GradientCollector(model) as collector:
@@ -219,6 +134,27 @@ def test_batches_of_sequences_of_different_length():
         F.cross_entropy(model(x[:2]), y[:2], reduction="sum").backward()
         F.cross_entropy(model(padded[2:]), y[2:], reduction="sum").backward()
     assert_same(collector.gradients, per_sample(model, x, y))
+
+
+@pytest.mark.parametrize("n", [0, 1])
+@pytest.mark.parametrize("name", ["mlp", "sequence", "conv2d", "conv1d", "layer norm", "words"])
+def test_batches_of_one_sample_and_of_none(name, n):
+    model, x, y = problem(name)
+    with GradientCollector(model) as collector:
+        F.cross_entropy(model(x[:n]), y[:n], reduction="sum").backward()
+    if n:
+        assert_same(collector.gradients, per_sample(model, x[:1], y[:1]))
+    for key, parameter in model.named_parameters():
+        assert collector.gradients[key].shape == (n, parameter.numel())
+        assert collector.gradients[key].gram().any() == bool(n)
+
+
+def test_complex_parameters_are_refused():
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2, dtype=torch.complex64))
+    with pytest.raises(gh.errors.InputTypeError, match=r"1\.weight, 1\.bias hold complex"):
+        GradientCollector(model).__enter__()
+    with GradientCollector(model, ["0"]):
+        pass
 
 
 def test_a_branch_that_a_batch_does_not_take():
@@ -358,105 +294,6 @@ def test_inputs_that_are_changed_in_place_are_noticed():
         x.zero_()
     with pytest.raises(gh.errors.InputError, match="changed in place"):
         _ = collector.gradients
-
-
-# ---- covariances over a loader -----------------------------------------------------------------------------------
-
-
-def summed(output, target):
-    return F.cross_entropy(output, target, reduction="sum")
-
-
-def batches(x, y, size=4):
-    return [(x[i : i + size], y[i : i + size]) for i in range(0, len(x), size)]
-
-
-@pytest.mark.parametrize("name", ["mlp", "sequence", "tied"])
-def test_covariances_of_a_whole_stream(name):
-    model, x, y = problem(name)
-    expected = per_sample(model, x, y)
-    full = covariance(model, batches(x, y), summed, ddof=1)
-    diagonal = covariance(model, batches(x, y), summed, structure="diagonal")
-    assert full.keys() == diagonal.keys() == expected.keys()
-    for key, G in expected.items():
-        np.testing.assert_allclose(full[key].covariance_, torch.cov(G.T), rtol=1e-9, atol=1e-13)
-        np.testing.assert_allclose(full[key].location_, G.mean(0), rtol=1e-9, atol=1e-13)
-        np.testing.assert_allclose(diagonal[key].covariance_, G.var(0, correction=0), rtol=1e-9, atol=1e-13)
-    assert all(p.grad is None for p in model.parameters())
-
-
-def test_covariances_with_less_structure():
-    model, x, y = problem("mlp")
-    expected = per_sample(model, x, y)["0.weight"].reshape(N, 4, 5)
-    blocks = covariance(model, batches(x, y), summed, structure="blocks")
-    assert isinstance(blocks["0.weight"], BlockCovariance)
-    for q in range(4):
-        np.testing.assert_allclose(
-            blocks["0.weight"].covariance_[q],
-            torch.cov(expected[:, q].T, correction=0),
-            rtol=1e-9,
-            atol=1e-13,
-        )
-    assert blocks["0.bias"].covariance_.shape == (4, 4)
-    factors = covariance(model, batches(x, y), summed, structure="kronecker")
-    found = factors["0.weight"]
-    assert isinstance(found, KroneckerCovariance)
-    assert found.steps == 1
-    np.testing.assert_allclose(found.activations.second_moment_, x.T @ x / N, rtol=1e-10, atol=1e-13)
-    errors = factors["0.bias"].second_moment_
-    np.testing.assert_allclose(found.second_moment_, np.kron(errors, x.T @ x / N), rtol=1e-10, atol=1e-13)
-    assert covariance(*_sequence(), summed, structure="kronecker")["0.weight"].steps == 7
-
-
-def _sequence():
-    model, x, y = problem("sequence")
-    return model, batches(x, y)
-
-
-def test_kronecker_is_exact_for_independent_factors():
-    """Two values each of a and delta in all four combinations: independent, so E[delta delta' (x) a a'] factors."""
-    layer = nn.Linear(3, 2, bias=False).double()
-    torch.manual_seed(0)
-    a, d = torch.randn(2, 3, dtype=torch.float64), torch.randn(2, 2, dtype=torch.float64)
-    x, target = a.repeat_interleave(2, 0), d.repeat(2, 1)
-    found = covariance(layer, [(x, target)], lambda out, t: (out * t).sum(), structure="kronecker")["weight"]
-    rows = torch.einsum("nk,nm->nkm", target, x).flatten(1)
-    np.testing.assert_allclose(found.second_moment_, rows.T @ rows / 4, rtol=1e-12, atol=1e-14)
-
-
-def test_sums_that_do_not_add_up_are_refused():
-    class Twice(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Linear(3, 3)
-
-        def forward(self, x):
-            return F.linear(torch.tanh(self.layer(x)), self.layer.weight)
-
-    torch.manual_seed(0)
-    x, y = torch.randn(N, 3), torch.randint(0, 3, (N,))
-    with pytest.raises(gh.errors.InputError, match=r"layer\.weight do not add up"):
-        covariance(Twice(), batches(x, y), summed)
-    with pytest.raises(gh.errors.InputError, match="scalar"):
-        covariance(nn.Linear(3, 3), batches(x, y), lambda out, y: out)
-    with pytest.raises(gh.errors.InputError, match="structure is 'dense'"):
-        covariance(nn.Linear(3, 3), batches(x, y), summed, structure="dense")
-
-
-def test_named_and_several_inputs():
-    class Two(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Linear(3, 3)
-
-        def forward(self, a, b):
-            return self.layer(a + b)
-
-    torch.manual_seed(0)
-    model, x, y = Two(), torch.randn(N, 3), torch.randint(0, 3, (N,))
-    one = covariance(model, [((x, x), y)], summed)
-    other = covariance(model, [({"a": x, "b": x}, y)], summed)
-    np.testing.assert_array_equal(one["layer.weight"].covariance_, other["layer.weight"].covariance_)
 
 
 def test_the_python_of_the_documentation_runs():

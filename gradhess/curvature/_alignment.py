@@ -34,13 +34,7 @@ def offdiagonal_ratio(C: Any, H: Any) -> float:
         Not real, square, symmetric, finite and of one shape.
     """
     covariance, hessian = _checks.symmetric_pair(C, H, ("C", "H"))
-    p = len(covariance)
-    diagonal, total = squares(_rotated(covariance, hessian))
-    if diagonal == 0:
-        return float("nan")
-    if p == 1:
-        return 0.0
-    return float(np.sqrt(max(total - diagonal, 0.0) / (p * (p - 1)) / (diagonal / p)))
+    return spread(*squares(_rotated(covariance, hessian)), len(covariance))
 
 
 def diagonal_recovery(C: Any, H: Any) -> float:
@@ -108,3 +102,10 @@ def _rotated(covariance: Float64Array, hessian: Float64Array) -> Float64Array:
 def squares(K: Float64Array) -> tuple[float, float]:
     """``||diag K||^2`` and ``||K||_F^2``."""
     return float(np.square(np.diag(K)).sum()), float(np.square(K).sum())
+
+
+def spread(diagonal: float, total: float, p: int) -> float:
+    """The ratio of root mean squares, of p (p - 1) entries to p, from these squares."""
+    if diagonal == 0:
+        return float("nan")
+    return float(np.sqrt(max(total - diagonal, 0.0) / max(p - 1, 1) / diagonal))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from gradhess import _validation as check
 from gradhess._arrays import as_numpy
 from gradhess._backends.protocol import Float64Array
-from gradhess.errors import InputError
+from gradhess.errors import InputError, InputTypeError
 
 ASYMMETRY: Final = 1e-5
 """Largest ``|A - A^T|`` over ``max |A|`` that passes for rounding: matrices computed in float32 have 1e-6 or so."""
@@ -70,15 +71,22 @@ def batch_size(value: Any) -> int:
     return check.count(value, "batch_size", 1)
 
 
-def fraction(value: Any, name: str, *, low_open: bool = True) -> float:
-    """A number in (0, 1], or [0, 1]."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = np.nan
-    if not (0 <= number <= 1) or (low_open and number == 0):
-        raise InputError(f"{name} is {value!r}; it must be a number in {'(' if low_open else '['}0, 1]")
-    return number
+def number(value: Any, name: str, *, minimum: float = -math.inf) -> float:
+    """A finite real number, at least ``minimum``."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise InputTypeError(f"{name} must be a number, not {type(value).__name__}")
+    if not (math.isfinite(value) and value >= minimum):
+        least = "" if minimum == -math.inf else f", and at least {minimum:g}"
+        raise InputError(f"{name} is {value}; it must be finite{least}")
+    return float(value)
+
+
+def fraction(value: Any, name: str) -> float:
+    """A number in (0, 1]."""
+    share = number(value, name, minimum=0.0)
+    if not 0 < share <= 1:
+        raise InputError(f"{name} is {share:g}; it must be in (0, 1]")
+    return share
 
 
 def window(value: Any, p: int) -> tuple[int, int]:

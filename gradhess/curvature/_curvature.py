@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from gradhess._backends.protocol import Float64Array
 from gradhess.curvature import _checks
-from gradhess.errors import InputError, InputTypeError
+from gradhess.errors import InputTypeError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,15 +80,14 @@ class Curvature:
     positive: bool | None = None
     n_samples: int | None = None
     batch_size: int = 1
-    label: str = field(default="")
+    label: str = ""
 
     def __post_init__(self) -> None:
         H, M = _checks.symmetric_pair(self.H, self.M, ("H", "M"))
         _, C = _checks.symmetric_pair(H, self.C, ("H", "C"))
         for name, matrix in (("H", H), ("M", M), ("C", C)):
             object.__setattr__(self, name, matrix)
-        if not (math.isfinite(self.kappa_max) and self.kappa_max >= 0):
-            raise InputError(f"kappa_max is {self.kappa_max}; it must be finite and not negative")
+        _checks.number(self.kappa_max, "kappa_max", minimum=0.0)
         _checks.batch_size(self.batch_size)
 
     def __repr__(self) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from gradhess import _validation as check
 from gradhess._arrays import as_numpy
 from gradhess._backends.protocol import Float64Array
 from gradhess._gradients import as_gradients
@@ -65,7 +66,7 @@ def duality_delta(W: Any, a: Any, a2: Any) -> Float64Array:
     Raises
     ------
     InputError
-        Shapes that do not agree, or an input that is zero, of which no weight makes another.
+        Shapes that do not agree, NaN or infinity, or an input that is zero, of which no weight makes another.
     InputTypeError
         Data that are not real numbers.
 
@@ -73,8 +74,7 @@ def duality_delta(W: Any, a: Any, a2: Any) -> Float64Array:
     -----
     With ``A = I (x) (a da^T) / ||a||^2``, ``grad_W l(a2, W) = (I + A)^T grad_W l(a, W + dW)`` exactly.
     """
-    weight = np.asarray(as_numpy(W, "W"), np.float64)
-    first, second = (np.asarray(as_numpy(x, name), np.float64) for x, name in ((a, "a"), (a2, "a2")))
+    weight, first, second = (_finite(x, name) for x, name in ((W, "W"), (a, "a"), (a2, "a2")))
     if weight.ndim != 2 or first.ndim not in (1, 2) or first.shape != second.shape:
         raise InputError(f"W, a and a2 have shapes {weight.shape}, {first.shape}, {second.shape}; they must be (k, m), "
                          "and twice (m,) or twice (n, m)")  # fmt: skip
@@ -106,11 +106,11 @@ def same_class_neighbours(activations: Any, labels: Any) -> npt.NDArray[np.intp]
     Raises
     ------
     InputError
-        Shapes that do not agree, or a class of one sample.
+        Shapes that do not agree, NaN or infinity, or a class of one sample.
     """
     from scipy.spatial.distance import cdist  # SciPy is slow to import
 
-    points = np.asarray(as_numpy(activations, "activations"), np.float64)
+    points = _finite(activations, "activations")
     classes = as_numpy(labels, "labels")
     if points.ndim != 2 or classes.shape != (len(points),):
         raise InputError(
@@ -167,7 +167,7 @@ def duality_terms(
     size = _checks.batch_size(batch_size)
     if not isinstance(samples, LayerSamples):
         raise InputTypeError(f"samples must be LayerSamples, not {type(samples).__name__}")
-    weight = np.asarray(as_numpy(W, "W"), np.float64)
+    weight = _finite(W, "W")
     if weight.shape != samples.shape:
         raise InputError(
             f"W has shape {weight.shape}, but the samples are of a layer of shape {samples.shape}"
@@ -186,8 +186,7 @@ def duality_terms(
             f"activations[{int(np.argmin(lengths))}] is zero, and has no dual; leave such samples out"
         )
     push = (a[other] - a) @ weight.T
-    image, _ = samples.apply(push[:, np.newaxis, :])
-    linear = image[:, 0, :]  # h dw = linear (x) a
+    linear = samples.apply(push[:, np.newaxis, :])[:, 0, :]  # h dw = linear (x) a
     squares = np.square(push / lengths[:, np.newaxis]).T @ np.square(a) / len(a)  # E[dw^2], (k, m)
     Q = samples.hessians()
     spread = np.square(a) @ squares.T  # (n, k): sum_i a_i^2 D_ri
@@ -207,6 +206,10 @@ def duality_terms(
         )
         for name, matrix in found.items()
     ]
+
+
+def _finite(value: Any, name: str) -> Float64Array:
+    return check.finite(np.asarray(as_numpy(value, name), np.float64), name)
 
 
 def _covariance(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -14,7 +15,7 @@ from gradhess._gradients import glm_gradients, weighted_gram
 from gradhess._streaming import StreamingCovariance
 from gradhess.curvature import _checks
 from gradhess.curvature._curvature import Curvature
-from gradhess.curvature._layer import LayerMoments
+from gradhess.curvature._layer import layer_curvature
 from gradhess.curvature._outputs import cross_entropy
 from gradhess.curvature._samples import LayerSamples
 from gradhess.errors import InputError, NonFiniteError
@@ -113,15 +114,15 @@ def _scalar(rows: Rows, loss: Loss, spans: list[tuple[int, int]], batch_size: in
 
 
 def _softmax(rows: Rows, spans: list[tuple[int, int]], batch_size: int) -> Curvature:
-    assert rows.y is not None
-    k = rows.n_outputs
-    moments = LayerMoments((k, rows.n_parameters // k))
-    for start, stop in spans:
-        x, eta = _features(rows, start, stop)
-        _refuse(start, np.isfinite(x).all(axis=1) & np.isfinite(eta).all(axis=1))
-        errors, S = cross_entropy(eta, rows.y[start:stop].astype(np.intp))
-        moments.add(LayerSamples(x, errors, S, None, positive=True))
-    return moments.finish(batch_size, "")
+    def samples() -> Iterator[LayerSamples]:
+        assert rows.y is not None
+        for start, stop in spans:
+            x, eta = _features(rows, start, stop)
+            _refuse(start, np.isfinite(x).all(axis=1) & np.isfinite(eta).all(axis=1))
+            errors, S = cross_entropy(eta, rows.y[start:stop].astype(np.intp))
+            yield LayerSamples(x, errors, S, None, positive=True)
+
+    return layer_curvature(samples, batch_size=batch_size)
 
 
 def _features(rows: Rows, start: int, stop: int) -> tuple[Float64Array, Float64Array]:

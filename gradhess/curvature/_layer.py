@@ -8,23 +8,21 @@ from typing import Final
 import numpy as np
 
 from gradhess._backends import registry
+from gradhess._backends.layout import SLAB_ROWS
 from gradhess._backends.protocol import Float64Array, KroneckerFactor, Rows
 from gradhess.curvature import _checks
 from gradhess.curvature._curvature import Curvature
+from gradhess.curvature._extremes import all_positive, largest_eigenvalue
 from gradhess.curvature._kronecker import KroneckerSums
-from gradhess.curvature._samples import LayerSamples, Source, chunks
+from gradhess.curvature._samples import LayerSamples, Source, blocks
 from gradhess.errors import InputError
 
-ROWS: Final = 1024
-"""Samples whose factors are formed at a time: whole slabs."""
+ROWS: Final = 4 * SLAB_ROWS
+"""Samples whose factors are formed at a time. Whole slabs, so that it changes no bits how the samples come."""
 PIECE_ROWS: Final = 128
 """Of those, the share of a thread."""
-PIECE_ENTRIES: Final = 1 << 20
-"""Entries of Q that are formed at a time, 8 MiB."""
 CANDIDATES: Final = 16
 """Samples whose eigenvalues are computed at a time in search of the largest."""
-NEGATIVE: Final = 64.0
-"""An eigenvalue of Q counts as negative below this many k eps times the norm of Q."""
 
 
 def layer_curvature(samples: Source, *, batch_size: int = 1, label: str = "") -> Curvature:
@@ -57,23 +55,25 @@ def layer_curvature(samples: Source, *, batch_size: int = 1, label: str = "") ->
     -----
     Cost ``3 n k (k + 1) m (m + 1) / 2`` operations. C is formed from ``E[g g^T]``, so its entries carry an error of
     about ``n eps`` times the second moments, which matters only where the mean gradient is larger than its spread by
-    orders of magnitude.
+    orders of magnitude. Pieces are joined to whole slabs first, so the same samples give the same bits however they are
+    cut.
     """
     size = _checks.batch_size(batch_size)
-    moments: LayerMoments | None = None
-    for piece in chunks(samples):
-        moments = moments or LayerMoments(piece.shape)
-        moments.add(piece)
-    if moments is None or moments.n_samples == 0:
+    moments: _LayerMoments | None = None
+    with ThreadPoolExecutor(registry.num_threads()) as pool:
+        for block in blocks(samples, ROWS):
+            moments = moments or _LayerMoments(block.shape, pool)
+            moments.add(block)
+    if moments is None:
         raise InputError("samples is empty: there is nothing to take the mean of")
     return moments.finish(size, label)
 
 
-class LayerMoments:
-    """The sums behind H, M and C, for samples that come in pieces."""
+class _LayerMoments:
+    """The sums behind H, M and C, for samples that come in blocks."""
 
-    def __init__(self, shape: tuple[int, int]) -> None:
-        self.shape = shape
+    def __init__(self, shape: tuple[int, int], pool: ThreadPoolExecutor) -> None:
+        self._pool = pool
         self.n_samples = 0
         self.kappa_max = 0.0
         self.positive = True
@@ -81,23 +81,15 @@ class LayerMoments:
         self._sums = KroneckerSums(shape, 3)
 
     def add(self, samples: LayerSamples) -> None:
-        """Add a piece of the samples."""
-        with ThreadPoolExecutor(registry.num_threads()) as pool:
-            for start in range(0, samples.n_samples, ROWS):
-                self._add(samples.part(start, start + ROWS), pool)
-        if self.positive and not samples.positive:
-            self.positive = all_positive(samples)
-        self.n_samples += samples.n_samples
-
-    def _add(self, part: LayerSamples, pool: ThreadPoolExecutor) -> None:
-        lengths = part.squared_lengths()
-        a, b = np.ascontiguousarray(part.activations), np.ascontiguousarray(part.errors)
-        S = np.ascontiguousarray(part.core)
+        """Add some samples."""
+        lengths = samples.squared_lengths()
+        a, b = np.ascontiguousarray(samples.activations), np.ascontiguousarray(samples.errors)
+        S = np.ascontiguousarray(samples.core)
         # h = Q (x) a a^T and h^2 = ||a||^2 Q^2 (x) a a^T, of which Q = F'(SF) and Q^2 = (SF)'(F F')(SF), with few rows.
-        if part.factor is None:
+        if samples.factor is None:
             F, left, right = None, S, S * lengths[:, np.newaxis, np.newaxis]
         else:
-            F = np.ascontiguousarray(part.factor)
+            F = np.ascontiguousarray(samples.factor)
             left, right = np.empty_like(F), np.empty_like(F)
 
             def multiply(start: int) -> None:
@@ -106,7 +98,7 @@ class LayerMoments:
                 N = (F[rows] @ F[rows].transpose(0, 2, 1)) * lengths[rows, np.newaxis, np.newaxis]
                 np.matmul(N, left[rows], out=right[rows])
 
-            for _ in pool.map(multiply, range(0, len(a), PIECE_ROWS)):
+            for _ in self._pool.map(multiply, range(0, len(a), PIECE_ROWS)):
                 pass
         h = KroneckerFactor(S) if F is None else KroneckerFactor(left, F)
         self._sums.add(
@@ -115,7 +107,9 @@ class LayerMoments:
         gradient = registry.active().rmatvec(Rows(a), b, threads=registry.num_threads())
         self._gradient += gradient.T
         squares = np.einsum("prk,prk->p", left, right) * lengths  # ||h||_F^2
-        self._find_largest(part, lengths, np.sqrt(np.maximum(squares, 0.0)))
+        self._find_largest(samples, lengths, np.sqrt(np.maximum(squares, 0.0)))
+        self.positive = self.positive and all_positive(samples)
+        self.n_samples += samples.n_samples
 
     def finish(self, batch_size: int, label: str) -> Curvature:
         n = self.n_samples
@@ -133,18 +127,4 @@ class LayerMoments:
             rows = order[start : start + CANDIDATES]
             if not bound[rows[0]] > self.kappa_max:
                 break
-            values = np.abs(np.linalg.eigvalsh(samples.select(rows).hessians())).max(axis=1) * lengths[rows]
-            self.kappa_max = max(self.kappa_max, float(values.max()))
-
-
-def all_positive(samples: LayerSamples) -> bool:
-    """Whether no h has a negative eigenvalue: enough that no S has; where one has, Q decides, unless a is zero."""
-    cores = np.linalg.eigvalsh(samples.core)
-    suspects = np.flatnonzero((cores[:, 0] < 0) & samples.activations.any(axis=1))
-    piece = max(PIECE_ENTRIES // samples.shape[0] ** 2, 8)
-    for start in range(0, len(suspects), piece):
-        values = np.linalg.eigvalsh(samples.select(suspects[start : start + piece]).hessians())
-        roundoff = NEGATIVE * samples.shape[0] * np.finfo(np.float64).eps * np.abs(values).max(axis=1)
-        if (values[:, 0] < -roundoff).any():
-            return False
-    return True
+            self.kappa_max = max(self.kappa_max, largest_eigenvalue(samples.select(rows), lengths[rows]))

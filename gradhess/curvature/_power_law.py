@@ -70,7 +70,7 @@ def power_law_fit(
     InputError
         Fewer than two points with positive h and c and different h are left; shapes that do not agree.
     InputTypeError
-        Data that are not real numbers.
+        Data or settings that are not real numbers.
 
     Notes
     -----
@@ -80,16 +80,16 @@ def power_law_fit(
     hessian, covariance = _checks.vector(h, "h"), _checks.vector(c, "c")
     if hessian.shape != covariance.shape:
         raise InputError(f"h has shape {hessian.shape}, but c has shape {covariance.shape}: they must agree")
-    if not (np.isreal(trim_percentile) and 0 <= trim_percentile < 100):
-        raise InputError(f"trim_percentile is {trim_percentile!r}; it must be in [0, 100)")
+    percentile = _checks.number(trim_percentile, "trim_percentile", minimum=0.0)
+    if percentile >= 100:
+        raise InputError(f"trim_percentile is {percentile:g}; it must be in [0, 100)")
     fraction = _checks.fraction(fit_fraction, "fit_fraction")
 
     order = np.argsort(-hessian, kind="stable")
     order = order[: order.size if top is None else check.count(top, "top", 2)]
     order = order[(hessian[order] > 0) & (covariance[order] > 0)]
-    if trim_percentile > 0 and order.size:
-        floors = (np.percentile(values[order], trim_percentile) for values in (hessian, covariance))
-        h_floor, c_floor = floors
+    if percentile > 0 and order.size:
+        h_floor, c_floor = (np.percentile(values[order], percentile) for values in (hessian, covariance))
         order = order[(hessian[order] >= h_floor) & (covariance[order] >= c_floor)]
     order = order[: math.ceil(fraction * order.size)]
     x, y = np.log10(hessian[order]), np.log10(covariance[order])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -35,19 +34,22 @@ def rank_one_family(spectrum: Any, t: float) -> Curvature:
     Raises
     ------
     InputError
-        A spectrum that is not positive; a t for which the numbers overflow.
+        A spectrum that is not positive; a t that is not finite, or for which the numbers overflow.
+    InputTypeError
+        Not real numbers.
     """
     s = _checks.vector(spectrum, "spectrum")
     if (s <= 0).any():
         raise InputError(f"spectrum[{int(np.argmax(s <= 0))}] is {s[s <= 0][0]:g}; it must be positive")
-    if not math.isfinite(t):
-        raise InputError(f"t is {t}; it must be finite")
+    power = _checks.number(t, "t")
     with np.errstate(over="ignore"):
-        stiffness = np.power(s, t) * np.power(s, 1.0 - t).sum()
+        stiffness = np.power(s, power) * np.power(s, 1.0 - power).sum()
         squares = stiffness * s
     if not np.isfinite(squares).all() or (squares == 0).any():
-        raise InputError(f"with t = {t} the stiffnesses leave the range of float64; take a narrower spectrum")
+        raise InputError(
+            f"with t = {power:g} the stiffnesses leave the range of float64; take a narrower spectrum"
+        )
     M = np.diag(squares)
     return Curvature(
-        np.diag(s), M, M, float(stiffness.max()), positive=True, label=f"rank-one family, t = {t:g}"
+        np.diag(s), M, M, float(stiffness.max()), positive=True, label=f"rank-one family, t = {power:g}"
     )

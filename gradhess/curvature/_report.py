@@ -12,7 +12,7 @@ import numpy as np
 from gradhess import _validation as check
 from gradhess._backends.protocol import Float64Array
 from gradhess.curvature import _checks
-from gradhess.curvature._alignment import cosine, rank_correlation, squares
+from gradhess.curvature._alignment import cosine, rank_correlation, spread, squares
 from gradhess.curvature._commutator import Commutator, measure, rotations
 from gradhess.curvature._curvature import Curvature
 from gradhess.curvature._power_law import PowerLaw, power_law_fit
@@ -193,7 +193,6 @@ def analyze(
     diagonal, total = squares(K)
     trace = float(np.trace(curvature.C))
     known = total > 0
-    spread = np.sqrt(max(total - diagonal, 0.0) / max(p - 1, 1) / diagonal) if diagonal > 0 else np.nan
     return CurvatureReport(
         curvature=curvature,
         rank=int((np.abs(d.H) > d.floor).sum()),
@@ -205,7 +204,7 @@ def analyze(
         commutator_product=product,
         window=(i0, i1),
         commutator_window=within,
-        offdiagonal_ratio=float(spread),
+        offdiagonal_ratio=spread(diagonal, total, p),
         recovery=diagonal / total if known else np.nan,
         recovery_by_chance=(2.0 + trace * trace / total) / (p + 2) if known else np.nan,
         cosine_CM=cosine(curvature.C, curvature.M),

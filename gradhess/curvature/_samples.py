@@ -101,12 +101,11 @@ class LayerSamples:
         """``||a_p||^2``, (n,)."""
         return np.asarray(np.einsum("pi,pi->p", self.activations, self.activations))
 
-    def apply(self, u: Float64Array) -> tuple[Float64Array, Float64Array]:
-        """``Q_p u`` and ``u^T Q_p u`` for u of shape (n, N, k): N directions for each sample."""
-        inner = u if self.factor is None else u @ self.factor.transpose(0, 2, 1)
-        image = inner @ self.core
-        form = np.einsum("pNr,pNr->pN", inner, image)
-        return (image if self.factor is None else image @ self.factor), np.asarray(form)
+    def apply(self, u: Float64Array) -> Float64Array:
+        """``Q_p u`` for u of shape (n, N, k): N directions for each sample."""
+        if self.factor is None:
+            return u @ self.core
+        return np.asarray(u @ self.factor.transpose(0, 2, 1) @ self.core @ self.factor)
 
     def part(self, start: int, stop: int) -> LayerSamples:
         """Samples start, ..., stop - 1."""
@@ -156,6 +155,37 @@ def chunks(samples: Source) -> Iterator[LayerSamples]:
         yield piece
 
 
+def blocks(samples: Source, rows: int) -> Iterator[LayerSamples]:
+    """The samples in pieces of ``rows`` each, the last of which may be shorter, however they come."""
+    waiting: list[LayerSamples] = []
+    missing = rows
+    for piece in chunks(samples):
+        start = 0
+        while piece.n_samples - start >= missing:
+            yield _joined([*waiting, piece.part(start, start + missing)])
+            start, waiting, missing = start + missing, [], rows
+        if start < piece.n_samples:
+            waiting.append(piece.part(start, piece.n_samples))
+            missing -= piece.n_samples - start
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(pieces: list[LayerSamples]) -> LayerSamples:
+    """One after another. Q is formed where it is not kept in the same form in all of them."""
+    if len(pieces) == 1:
+        return pieces[0]
+    alike = len({(piece.factor is None, piece.core.shape[1]) for piece in pieces}) == 1
+    factors = [piece.factor for piece in pieces if piece.factor is not None]
+    return LayerSamples(
+        np.concatenate([piece.activations for piece in pieces]),
+        np.concatenate([piece.errors for piece in pieces]),
+        np.concatenate([piece.core if alike else piece.hessians() for piece in pieces]),
+        np.concatenate(factors) if alike and factors else None,
+        all(piece.positive for piece in pieces) or None,
+    )
+
+
 def repeatable(samples: Source) -> Source:
     """``samples``, if they can be gone through several times."""
     if isinstance(samples, LayerSamples) or callable(samples):
@@ -185,10 +215,9 @@ def _array(value: Any, name: str, ndim: int) -> Float64Array:
 
 def _finite(array: Float64Array, name: str) -> None:
     with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(
-            array.sum()
-        ):  # an infinity or a NaN would be in it; and far quicker than looking at each
-            return
+        total = array.sum()  # an infinity or a NaN would be in it; and far quicker than looking at each
+    if np.isfinite(total):
+        return
     good = np.isfinite(array)
     if not good.all():
         row = int(np.argmin(good.reshape(len(array), -1).all(axis=1)))

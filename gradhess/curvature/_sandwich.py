@@ -56,7 +56,7 @@ def sandwich_check(curvature: Curvature | Diagonals) -> Sandwich:
 
     Raises
     ------
-    InputError
+    InputTypeError
         Not a Curvature or Diagonals.
     """
     d = as_diagonals(curvature, "curvature")

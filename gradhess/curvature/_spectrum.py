@@ -10,8 +10,8 @@ from gradhess import _validation as check
 from gradhess._backends.protocol import Float64Array
 from gradhess.curvature import _checks
 from gradhess.curvature._curvature import Diagonals
-from gradhess.curvature._layer import all_positive
-from gradhess.curvature._samples import LayerSamples, Source, chunks, repeatable
+from gradhess.curvature._extremes import all_positive, largest_eigenvalue
+from gradhess.curvature._samples import Source, chunks, repeatable
 from gradhess.errors import InputError
 
 ENTRIES: Final = 1 << 22
@@ -58,9 +58,8 @@ def layer_spectrum(
         raise InputError(
             f"k is {count}, but the layer has {p} parameters: k must be below; use layer_curvature"
         )
-    if not tolerance >= 0:
-        raise InputError(f"tolerance is {tolerance!r}; it must not be negative")
-    values, vectors = _lanczos(source, shape, n, count, tolerance, np.random.default_rng(rng))
+    accuracy = _checks.number(tolerance, "tolerance", minimum=0.0)
+    values, vectors = _lanczos(source, shape, n, count, accuracy, np.random.default_rng(rng))
     order = np.argsort(-values, kind="stable")
     values, vectors = values[order], np.ascontiguousarray(vectors[:, order])
     M, C, kappa = _diagonals(source, shape, n, vectors)
@@ -74,7 +73,7 @@ def _look(source: Source) -> tuple[tuple[int, int], int, bool]:
     for piece in chunks(source):
         shape = piece.shape
         n += piece.n_samples
-        positive = positive and (bool(piece.positive) or all_positive(piece))
+        positive = positive and all_positive(piece)
     if n == 0:
         raise InputError("samples is empty: there is nothing to take the mean of")
     return shape, n, positive
@@ -91,7 +90,7 @@ def _lanczos(
         V = np.asarray(v, np.float64).reshape(shape)
         total = np.zeros(shape)
         for piece in chunks(source):
-            image, _ = piece.apply((piece.activations @ V.T)[:, np.newaxis, :])
+            image = piece.apply((piece.activations @ V.T)[:, np.newaxis, :])
             total += image[:, 0, :].T @ piece.activations
         return total.ravel() / n
 
@@ -124,7 +123,7 @@ def _diagonals(
             piece = whole.part(start, start + step)
             lengths = piece.squared_lengths()
             u = (piece.activations @ flat.T).reshape(-1, count, k)
-            image, _ = piece.apply(u)
+            image = piece.apply(u)
             M += np.einsum("p,pNq,pNq->N", lengths, image, image)
             slopes = np.einsum("pNq,pq->pN", u, piece.errors)
             local = slopes.mean(axis=0)
@@ -135,21 +134,3 @@ def _diagonals(
             seen += rows
             kappa = max(kappa, largest_eigenvalue(piece, lengths))
     return M / n, scatter / n, kappa
-
-
-def largest_eigenvalue(samples: LayerSamples, lengths: Float64Array) -> float:
-    """Of ``||a||^2 Q``, by size, over the samples: from r x r matrices, as ``F^T S F`` and ``S F F^T`` share theirs."""
-    if samples.factor is None:
-        values = np.linalg.eigvalsh(samples.core)
-    elif samples.positive:
-        # S = R R' gives the symmetric R' (F F') R with the same non-zero spectrum.
-        scale, basis = np.linalg.eigh(samples.core)
-        root = basis * np.sqrt(np.maximum(scale, 0.0))[:, np.newaxis, :]
-        N = samples.factor @ samples.factor.transpose(0, 2, 1)
-        values = np.linalg.eigvalsh(root.transpose(0, 2, 1) @ N @ root)
-    else:
-        N = samples.factor @ samples.factor.transpose(0, 2, 1)
-        scale, basis = np.linalg.eigh(N)
-        root = basis * np.sqrt(np.maximum(scale, 0.0))[:, np.newaxis, :]
-        values = np.linalg.eigvalsh(root.transpose(0, 2, 1) @ samples.core @ root)
-    return float((np.abs(values).max(axis=1) * lengths).max(initial=0.0))

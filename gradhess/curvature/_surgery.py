@@ -7,7 +7,7 @@ import numpy as np
 from gradhess import _validation as check
 from gradhess.curvature import _checks
 from gradhess.curvature._samples import LayerSamples
-from gradhess.errors import InputError, InputTypeError
+from gradhess.errors import InputTypeError
 
 
 def spectral_surgery(
@@ -62,12 +62,11 @@ def spectral_surgery(
 
     if keep is not None:
         values[:, check.count(keep, "keep", 1) :] = 0.0
-    if not (np.isfinite(damping) and damping >= 0):
-        raise InputError(f"damping is {damping!r}; it must be finite and not negative")
+    factor = _checks.number(damping, "damping", minimum=0.0)
     largest = float((np.abs(values[:, 0]) * lengths).max(initial=0.0))
     if damp_below is not None:
         below = np.abs(values[:, 0]) * lengths < _checks.fraction(damp_below, "damp_below") * largest
-        values[below] *= damping
+        values[below] *= factor
     if equalize_above is not None:
         threshold = _checks.fraction(equalize_above, "equalize_above") * largest
         stiff = (np.abs(values[:, 0]) * lengths >= threshold) & (values[:, 0] != 0)

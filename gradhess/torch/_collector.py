@@ -74,6 +74,8 @@ class GradientCollector:
     InputError
         A parameter to collect belongs to an unsupported module (unless skipped), an unknown layer, a layer whose
         input has another first axis than the model's, or one that is changed in place after the layer used it.
+    InputTypeError
+        Arguments of another type; a complex parameter.
 
     Notes
     -----
@@ -185,7 +187,7 @@ class GradientCollector:
             name = self._names[parameter]
             if total is None or name not in found:
                 continue
-            expected = total.detach().cpu().double().reshape(-1)
+            expected = (total.to_dense() if total.is_sparse else total).detach().cpu().double().reshape(-1)
             rows = _pieces.gradients(found[name])
             actual = rows.mean() if self._reduction == "mean" else rows.sum()
             # Both are rounded in the type of the model: by sqrt(terms) roundings of the sum of magnitudes, about.
@@ -217,6 +219,11 @@ class GradientCollector:
             raise InputError(
                 f"no per-sample gradients for {listed}: supported are {SUPPORTED}. Choose layers=..., or pass "
                 "on_unsupported='skip'"
+            )
+        if any(p.is_complex() for p in wanted - unsupported.keys()):
+            listed = ", ".join(names[p] for p in wanted if p.is_complex())
+            raise InputTypeError(
+                f"parameters must be real, but {listed} hold complex numbers: choose layers=..."
             )
         self.skipped = tuple(names[p] for p in unsupported)
         self._names = {p: name for p, name in names.items() if p in wanted and p not in unsupported}

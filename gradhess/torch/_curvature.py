@@ -93,7 +93,8 @@ def layer_samples(
     -------
     callable
         Each call goes through the data once more, with the model as it then is, and yields a LayerSamples for each
-        batch of the loader, or for every 8192 rows of arrays.
+        batch of the loader, or for every 8192 rows of arrays. A pass over small batches is slow: a forward and K
+        backward passes of the model for each.
     """
     module = _resolve(model, layer)
     if bias and module.bias is None:
@@ -171,6 +172,8 @@ def _resolve(model: torch.nn.Module, layer: str | torch.nn.Module) -> torch.nn.L
         raise InputTypeError(
             f"layer is a {type(found).__name__}; only torch.nn.Linear is supported: {', '.join(linear) or 'none here'}"
         )
+    if found.weight.is_complex():
+        raise InputTypeError("layer is complex; its weight must hold real numbers")
     return found
 
 

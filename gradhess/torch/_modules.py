@@ -6,6 +6,7 @@ are steps of a sequence, over which a parameter is shared.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -20,10 +21,10 @@ Rule = Callable[[Any, str, Tensor, Tensor], Piece]
 
 
 def _linear(module: nn.Linear, name: str, x: Tensor, error: Tensor) -> Piece:
-    steps = _host(error).reshape(len(error), -1, module.out_features)
+    steps = _steps(_host(error), module.out_features)
     if name == "bias":
         return Dense(steps.sum(1))
-    return Outer(_host(x).reshape(len(x), -1, module.in_features), steps)
+    return Outer(_steps(_host(x), module.in_features), steps)
 
 
 def _convolution(module: nn.Conv1d | nn.Conv2d, name: str, x: Tensor, error: Tensor) -> Piece:
@@ -33,12 +34,9 @@ def _convolution(module: nn.Conv1d | nn.Conv2d, name: str, x: Tensor, error: Ten
     patches = _patches(module, _host(x))
     if module.groups == 1:
         return Outer(patches, steps)
-    n, places, _ = steps.shape
-    grouped = torch.einsum(
-        "nlgo,nlgi->ngoi",
-        steps.reshape(n, places, module.groups, -1),
-        patches.reshape(n, places, module.groups, -1),
-    )
+    groups = module.groups
+    by_group = (each.reshape(*each.shape[:2], groups, each.shape[2] // groups) for each in (steps, patches))
+    grouped = torch.einsum("nlgo,nlgi->ngoi", *by_group)
     return Dense(grouped.flatten(1))
 
 
@@ -57,22 +55,24 @@ def _patches(module: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def _embedding(module: nn.Embedding, name: str, x: Tensor, error: Tensor) -> Piece:
-    ids = x.detach().cpu().long().reshape(len(x), -1)
-    steps = _host(error).reshape(len(error), -1, module.embedding_dim)
+    ids = _steps(x.detach().cpu().long(), 1).squeeze(2)
+    steps = _steps(_host(error), module.embedding_dim)
     if module.padding_idx is not None:
         steps = steps.masked_fill((ids == module.padding_idx).unsqueeze(2), 0.0)
     return Selected(ids, steps, module.num_embeddings)
 
 
 def _layer_norm(module: nn.LayerNorm, name: str, x: Tensor, error: Tensor) -> Piece:
-    size = 1
-    for length in module.normalized_shape:
-        size *= length
-    steps = _host(error).reshape(len(error), -1, size)
+    steps = _steps(_host(error), math.prod(module.normalized_shape))
     if name == "bias":
         return Dense(steps.sum(1))
     normalised = F.layer_norm(_host(x), module.normalized_shape, eps=module.eps)
     return Dense((steps * normalised.reshape(steps.shape)).sum(1))
+
+
+def _steps(tensor: Tensor, size: int) -> Tensor:
+    """(n, T, size). Not by -1, which means nothing where n is 0."""
+    return tensor.reshape(len(tensor), math.prod(tensor.shape[1:]) // size, size)
 
 
 def _host(tensor: Tensor) -> Tensor:

@@ -176,8 +176,9 @@ def _moved(model: nn.Module, value: Any) -> Any:
         return value if first is None else value.to(first.device)
     if isinstance(value, dict):
         return {key: _moved(model, entry) for key, entry in value.items()}
-    if isinstance(value, (tuple, list)):
-        return type(value)(_moved(model, entry) for entry in value)
+    if isinstance(value, (tuple, list)):  # a named tuple, too, which a model takes as several arguments
+        entries = [_moved(model, entry) for entry in value]
+        return entries if isinstance(value, list) else tuple(entries)
     return value
 
 
