@@ -53,6 +53,7 @@ TRIALS = (
     Trial("kTeamMinWork", ("100'000", "200'000", "800'000", "1'600'000"), TINY),
     Trial("kPrefetchBytes", ("1024", "2048", "8192"), (*NARROW, *MIDDLE)),
     Trial("kBlockBufferBytes", ("128 * 1024", "256 * 1024", "1024 * 1024"), (*NARROW, *MIDDLE)),
+    Trial("kBlockBuffersWanted", ("1", "2", "8"), MIDDLE),
     Trial("kRowJob", ("1024", "2048", "8192"), NARROW, ("gram_matvec", "norms")),
 )
 SMALLEST_GAIN = 1.01
