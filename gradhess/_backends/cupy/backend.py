@@ -6,7 +6,7 @@ returns a number of Python (``first_nonfinite``) waits for the device.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, cast
 
 import numpy as np
@@ -15,6 +15,7 @@ from gradhess._backends.cupy import layout
 from gradhess._backends.cupy.accuracy import CHOSEN
 from gradhess._backends.cupy.cublas_engine import CublasEngine, CublasPanel, scale_rows
 from gradhess._backends.cupy.engine import NO_BAD_ROW, Accuracy, Block, DeviceArray, Engine, Panel
+from gradhess._backends.cupy.kronecker import kronecker_sums
 from gradhess._backends.cupy.launch import cupy, device_errors, empty, flat, table, zeros
 from gradhess._backends.cupy.moments import DeviceMoments, begin, close, commit, join
 from gradhess._backends.cupy.pairs import pair_dependence
@@ -22,7 +23,7 @@ from gradhess._backends.cupy.rows import DeviceRows
 from gradhess._backends.cupy.slopes import plain, row_weights, slopes, strides
 from gradhess._backends.cupy.structured import DeviceStructuredRows
 from gradhess._backends.groups import Groups
-from gradhess._backends.protocol import FLOAT64, ROWS, MomentState, PairWeights, Rows
+from gradhess._backends.protocol import FLOAT64, ROWS, KroneckerFactor, MomentState, PairWeights, Rows
 
 PIECE_BYTES: Final = 64 << 20
 """Rows, in float64, that a product with vectors works on at a time."""
@@ -53,10 +54,16 @@ class CupyBackend:
         self.add_rows(rows, weights, _device(state), first_row=0)
 
     def add_rows(
-        self, rows: Rows, weights: DeviceArray | None, state: DeviceMoments, *, first_row: int
+        self,
+        rows: Rows,
+        weights: DeviceArray | None,
+        state: DeviceMoments,
+        *,
+        first_row: int,
+        block_rows: int | None = None,
     ) -> None:
-        """``accumulate`` for rows whose indices in the call begin at ``first_row``."""
-        for start, stop in spans(rows.n_samples, layout.block_rows(state.n_parameters)):
+        """``accumulate`` for rows whose indices in the call begin at ``first_row``; blocks of ``layout.block_rows``."""
+        for start, stop in spans(rows.n_samples, block_rows or layout.block_rows(state.n_parameters)):
             part = dense(rows.slice(start, stop))
             given = None if weights is None else weights[start:stop]
             with device_errors("adding a block of rows"):
@@ -118,12 +125,13 @@ class CupyBackend:
         weights: DeviceArray | None,
         state: DeviceMoments,
     ) -> None:
-        """A call of its own: all rows, or, if one is not finite, none of them; without waiting to know."""
+        """A batch of its own: all rows, or, if one is not finite, none of them; without waiting to know."""
         seen = int(state.counts[ROWS])
         if not begin(state):
             self.find_bad(rows, weights, state.bad)
             close(state, waiting=0)
-        self.add_rows(rows, weights, state, first_row=0)
+        size = layout.batch_rows(state.n_parameters)
+        self.add_rows(rows, weights, state, first_row=0, block_rows=size)
         commit(state, seen=seen, waiting=0)
 
     def close_block(self, state: MomentState) -> None:
@@ -347,9 +355,15 @@ class CupyBackend:
         input_weights: DeviceArray,
         target_weights: DeviceArray | None,
         *,
+        n_rows: int | None = None,
         threads: int = 1,
     ) -> DeviceArray:
-        return pair_dependence(labels, q, input_weights, target_weights)
+        return pair_dependence(labels, q, input_weights, target_weights, n_rows)
+
+    def kronecker_sums(
+        self, A: DeviceArray, factors: Sequence[KroneckerFactor], out: DeviceArray, *, threads: int = 1
+    ) -> None:
+        kronecker_sums(A, factors, out)
 
 
 def spans(n_rows: int, size: int) -> Iterator[tuple[int, int]]:

@@ -107,7 +107,7 @@ class DeviceGradients(Gradients):
         accumulator = check.accumulator_dtype(dtype)
         check.accumulator_fits(accumulator, self.dtype, "dtype")
         with self.place:
-            _device_memory.require_matrix(self.n_parameters, what, accumulator)
+            _device_memory.require_matrix(self.n_parameters, self.n_samples, what, accumulator)
             state = self._sums("full", what, centred=centred, dtype=accumulator)
             return self._finished(state, scale)
 
@@ -252,7 +252,7 @@ class DeviceGradients(Gradients):
                 "this custom loss has no second derivative; pass second= to gradhess.losses.custom"
             )
         with self.place:
-            _device_memory.require_matrix(self.n_parameters, "a Hessian", FLOAT64)
+            _device_memory.require_matrix(self.n_parameters, self.n_samples, "a Hessian", FLOAT64)
             if loss.name == "softmax":
                 return self._softmax_hessian()
             curved = DeviceGradients(replace(self.rows, kind="hessian"), self.place, loss)
