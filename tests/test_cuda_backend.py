@@ -23,7 +23,8 @@ from test_gpu_backend import (
 )
 
 from gradhess._backends import registry
-from gradhess._backends.protocol import Rows
+from gradhess._backends.cupy import selftest
+from gradhess._backends.protocol import PairWeights, Rows
 
 __all__ = [
     "test_an_accumulator_of_float32",
@@ -93,6 +94,17 @@ def test_the_kernels_that_run(gpu, module, d, dtype, expected):
     assert launched == expected
 
 
+def test_the_self_test_runs_every_family_of_kernels_once(gpu, module):
+    backend = registry.get("cuda")
+    selftest._passed.clear()
+    module.calls.clear()
+    selftest.ensure(backend, 0)
+    assert {"narrow_update", "row_pass", "rank_update", "tensor_update"} <= set(module.calls)
+    module.calls.clear()
+    selftest.ensure(backend, 0)
+    assert not module.calls
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("d", [1, 17, 65, 129, 257])
 def test_widths_that_straddle_kernels_and_tiles(gpu, d, dtype):
@@ -135,6 +147,19 @@ def test_outer_rows(gpu, module, n, w, k, weighted, curvature):
     assert not engine.outer_rank_update(
         gpu.array(wide), gpu.array(e), moved, curvature, out, accuracy="float32"
     )
+
+
+@pytest.mark.parametrize(("w", "expected"), [(5, "narrow_update"), (130, "rank_update")])
+def test_outer_rows_of_float64_take_the_kernels_of_weighted_rows(gpu, module, w, expected):
+    rng = np.random.default_rng(w)
+    A, e = rng.standard_normal((30, w)), rng.standard_normal((30, 2))
+    out = gpu.cupy.empty((2 * w, 2 * w))
+    module.calls.clear()
+    registry.get("cuda").outer_gram(gpu.array(A), PairWeights(gpu.array(e)), False, out, begin=True, end=True)
+    assert expected in module.calls
+    rows = (e[:, :, None] * A[:, None, :]).reshape(30, 2 * w)
+    bound = 50 * 2.0**-53 * (np.abs(rows).T @ np.abs(rows))
+    assert (np.abs(out.get() - rows.T @ rows) <= bound).all()
 
 
 @pytest.mark.parametrize("d", [7, 150])

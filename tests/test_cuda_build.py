@@ -13,7 +13,7 @@ import sys
 import pytest
 
 from gradhess._backends import cuda, registry
-from gradhess.errors import BackendError
+from gradhess.errors import BackendError, DeviceError
 
 compiled = pytest.mark.skipif(
     importlib.util.find_spec("gradhess._cuda") is None, reason="the CUDA module was not compiled"
@@ -63,4 +63,4 @@ def test_without_a_device_the_module_imports_and_gives_an_error_code():
         assert f"no CUDA driver (error {code}" in cuda.describe()["reason"]
     with pytest.raises(_cuda.CudaError, match=rf"self_test: CUDA error {code} .* at .*runtime\.cu:\d+"):
         _cuda.self_test(result=0, stream=0)
-    assert issubclass(_cuda.CudaError, BackendError)
+    assert issubclass(_cuda.CudaError, DeviceError)

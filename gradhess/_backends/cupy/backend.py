@@ -329,12 +329,13 @@ class CupyBackend:
             self.symmetrize(out, 1.0, out)
 
     def _outer_blocks(self, rows: Rows, pairs: PairWeights, out: DeviceArray, k: int, width: int) -> None:
+        """Each pair of outputs as a weighted product of its own, symmetric, so a quarter of the whole again."""
         xp = cupy()
         aside = empty((width, width), out.dtype, "a block")
-        panel = self.cublas.panel(
-            min(rows.n_samples, layout.BLOCK_ROWS), width, rows.compute_dtype, accuracy=self.accuracy
-        )
-        for start, stop in spans(rows.n_samples, layout.BLOCK_ROWS):
+        size = layout.block_rows(width)
+        engine = self.engine if self.engine.serves(rows, "full") else self.cublas
+        panel = engine.panel(min(rows.n_samples, size), width, rows.compute_dtype, accuracy=self.accuracy)
+        for start, stop in spans(rows.n_samples, size):
             e = pairs.errors[start:stop]
             c = None if pairs.row_weight is None else pairs.row_weight[start:stop]
             for p in range(k):
@@ -342,9 +343,11 @@ class CupyBackend:
                     other = ((1.0 if p == q else 0.0) - e[:, q]) if pairs.curvature else e[:, q]
                     s = e[:, p] * other
                     weights = xp.ascontiguousarray(s if c is None else s * c)
-                    self.cublas.prepare(Block(rows.slice(start, stop), weights), panel)
+                    block = Block(rows.slice(start, stop), weights)
                     aside.fill(0)
-                    self.cublas.rank_update(panel, aside)
+                    if not engine.fused(block, panel, aside):
+                        engine.prepare(block, panel)
+                        engine.rank_update(panel, aside)
                     self.symmetrize(aside, 1.0, aside)
                     out[p * width : (p + 1) * width, q * width : (q + 1) * width] += aside
 
