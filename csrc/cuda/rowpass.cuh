@@ -190,7 +190,8 @@ GRADHESS_DEVICE void finish_row(const Job& job, Index row, Index i, bool closed,
         } else {
             w *= c * terms.second;
         }
-        if (not_finite(y)) bad = row < bad ? row : bad;
+        // A row of a label outside of the domain, or of a negative weight, counts as one that is not finite.
+        if (not_finite(y) || !in_domain(block.loss, y) || c < 0.0) bad = row < bad ? row : bad;
     }
     if (not_finite(w) || not_finite(value)) bad = row < bad ? row : bad;
     if (closed) w = 0.0;
