@@ -21,6 +21,16 @@ PLANE_BYTES: Final = {False: 6, True: 16}
 rows, and planes of both operands)."""
 
 
+SPLIT_BYTES: Final = 640 << 20
+"""Of partial sums of the compiled kernels, at most: 32 splits of the rows, where the tiles of the product are few."""
+
+
+def _partial_bytes(n_parameters: int) -> int:
+    side = -(-n_parameters // 128)
+    tiles = side * (side + 1) // 2
+    return min(32 * tiles * 128 * 128 * 8, SPLIT_BYTES) if 1 < tiles < 4 * 132 else 0
+
+
 def block_bytes(n_parameters: int, itemsize: int, *, weighted: bool = True, n_rows: int | None = None) -> int:
     """Bytes that a block is prepared and multiplied in: its rows, the same with their weights, a panel of products.
 
@@ -31,7 +41,7 @@ def block_bytes(n_parameters: int, itemsize: int, *, weighted: bool = True, n_ro
     entry = max((1 + weighted) * itemsize, PLANE_BYTES[weighted])
     columns = min(panel_columns(p, itemsize), p)
     sums = 2 * -(-rows // SEGMENT) * p * 8
-    return rows * p * entry + p * columns * itemsize + sums + VECTORS * 8 * p
+    return rows * p * entry + p * columns * itemsize + sums + _partial_bytes(p) + VECTORS * 8 * p
 
 
 def stream_bytes(n_parameters: int, structure: str, itemsize: int) -> int:
