@@ -12,10 +12,11 @@ from gradhess import _device_memory
 from gradhess import _validation as check
 from gradhess._backends import registry
 from gradhess._backends.cupy import selftest
-from gradhess._backends.cupy.backend import CupyBackend, spans
+from gradhess._backends.cupy.backend import CupyBackend
 from gradhess._backends.cupy.engine import DeviceArray
 from gradhess._backends.cupy.launch import cupy, empty, flat, to_host
 from gradhess._backends.cupy.moments import DeviceMoments, moments
+from gradhess._backends.cupy.pieces import spans
 from gradhess._backends.cupy.rows import DeviceRows
 from gradhess._backends.protocol import FLOAT64, LOSS, PairWeights, Structure
 from gradhess._device_arrays import Place, as_device, give_back, place_of
