@@ -19,18 +19,21 @@ from test_gpu_gradients import (
     test_layers,
     test_weighted_gram,
 )
-from test_gpu_stream import test_a_bad_row_drops_its_call_and_those_after_it as of_a_bad_row
 from test_gpu_stream import (
+    bits,
+    data,
     test_float32_rows_and_then_float64,
     test_gradients_go_in,
     test_odd_sizes,
 )
+from test_gpu_stream import test_a_bad_row_drops_its_call_and_those_after_it as of_a_bad_row
 from test_gpu_stream import test_long_blocks_and_buffers_that_grow as of_long_blocks
 from test_gpu_stream import test_the_same_bits_for_any_chunking_and_stream as of_bits
 from test_gpu_stream import test_three_runs_have_the_same_bits as of_three_runs
 
 import gradhess as gh
 from gradhess._backends import registry
+from gradhess._backends.cupy import layout
 
 __all__ = [
     "module",
@@ -63,6 +66,25 @@ def test_the_compiled_engine_is_the_one_that_is_chosen(gpu, module):
     module.calls.clear()
     gh.weighted_gram(gpu.cupy.ones((3, 2)))
     assert "narrow_update" in module.calls
+
+
+@pytest.mark.parametrize("accuracy", ["float32", "fp16x3"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("d", [20, 140])
+def test_chunks_that_straddle_short_blocks(gpu, monkeypatch, d, dtype, accuracy):
+    for name in ("BLOCK_ROWS", "STREAM_ROWS", "BATCH_ROWS"):
+        monkeypatch.setattr(layout, name, 256)
+    X, w = data(700, d, dtype=dtype), np.random.default_rng(1).uniform(0.5, 2, 700)
+    for weights in (None, w):
+        found = []
+        for cuts in ([], [1, 63, 300, 511, 600], [256, 512], [257]):
+            cov = gh.StreamingCovariance(ddof=1)
+            with registry.use_backend("cuda", accuracy=accuracy):
+                for rows in np.split(np.arange(len(X)), cuts):
+                    part = None if weights is None else gpu.array(weights[rows])
+                    cov.partial_fit(gpu.array(X[rows]), part)
+                found.append(bits(cov))
+        assert all(other == found[0] for other in found[1:])
 
 
 @pytest.mark.parametrize("structure", ["full", "diagonal"])

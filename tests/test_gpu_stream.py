@@ -10,7 +10,13 @@ import pytest
 import gradhess as gh
 from gradhess._backends.cupy import layout
 from gradhess._streaming import host_feed
-from gradhess.errors import InputError, NonFiniteError, NotFittedError, ResultTooLargeError
+from gradhess.errors import (
+    DeviceMemoryError,
+    InputError,
+    NonFiniteError,
+    NotFittedError,
+    ResultTooLargeError,
+)
 
 BLOCK = layout.BLOCK_ROWS
 
@@ -307,3 +313,46 @@ def test_three_runs_have_the_same_bits(gpu):
                         cov.partial_fit(X[start : start + size])
                 found.append(bits(cov))
     assert all(other == found[0] for other in found[1:])
+
+
+@pytest.mark.parametrize("d", [3, 1100])
+def test_memory_that_runs_out_anywhere_leaves_the_rows_before(gpu, monkeypatch, d):
+    """Every allocation of a call fails in turn. The state is then that of before, or, above 1024 parameters, where no
+    copy is kept, that of whole blocks."""
+    if not gpu.is_standin:
+        pytest.skip("memory of a device does not run out on demand")
+    from cupy._memory import Allocation
+
+    for name in ("BLOCK_ROWS", "STREAM_ROWS", "BATCH_ROWS"):
+        monkeypatch.setattr(layout, name, 256)
+    X = data(700, d)
+    chunk = gpu.array(X[100:])
+    allowed, made = [0], Allocation.__init__
+
+    def allocate(self, nbytes, device):
+        allowed[0] -= 1
+        if allowed[0] < 0:
+            raise gpu.cupy.cuda.memory.OutOfMemoryError("as asked for")
+        made(self, nbytes, device)
+
+    whole = {}
+    for rows in (100, 256, 512, 700):
+        whole[rows] = bits(gh.StreamingCovariance().partial_fit(gpu.array(X[:rows])))
+    seen, failed = set(), 0
+    while True:
+        cov = gh.StreamingCovariance().partial_fit(gpu.array(X[:100]))
+        allowed[0] = failed
+        monkeypatch.setattr(Allocation, "__init__", allocate)
+        try:
+            cov.partial_fit(chunk)
+        except DeviceMemoryError:
+            failed += 1
+        else:
+            break
+        finally:
+            monkeypatch.setattr(Allocation, "__init__", made)
+        rows = int(cov.n_samples_seen_)
+        seen.add(rows)
+        assert bits(cov) == whole[rows], (failed, rows)
+    assert failed > 5
+    assert seen == ({100} if d <= 1024 else {100, 256})
