@@ -65,6 +65,17 @@ def in_blocks(n: int, p: int) -> tuple[int, int]:
     return rows, max(n // rows, 1)
 
 
+def engine_with(engine: Any, kernel: str) -> Any:
+    """The engine with that kernel of ``mma.sync`` or ``wgmma``; None where the device has none; cuBLAS's as it is."""
+    if engine.name != "cuda":
+        return engine
+    from gradhess import _cuda
+
+    if kernel == "wgmma" and _cuda.tensor_kernel() != "wgmma":
+        return None
+    return type(engine)(kernel=kernel)
+
+
 def dense(X: Any, *, bfloat16: bool = False) -> Any:
     from gradhess._backends.cupy.rows import DeviceRows
 
@@ -109,12 +120,16 @@ def products(bench: Bench, engine: Any, peak: float) -> list[Row]:
     block = dense(Y[:size])
     peer = {"ssyrk": bench.milliseconds(syrk(bench, Y)), "panels": bench.milliseconds(panels(bench, Y))}
     best = min(peer, key=peer.__getitem__)
-    for accuracy, name, must, aim in (
-        ("float32", "fp32-accurate S1 (2^20, 4096) / best of ssyrk and panels", 1.2, 1.5),
-        ("float32", "S2 bf16x6, same baseline", 1.8, 2.2),
-        ("fp16x3", "S2 fp16x3, same baseline", 3.0, 4.2),
+    for kernel, accuracy, name, must, aim in (
+        ("mma", "float32", "fp32-accurate S1 (2^20, 4096) / best of ssyrk and panels", 1.2, 1.5),
+        ("wgmma", "float32", "S2 bf16x6, same baseline", 1.8, 2.2),
+        ("wgmma", "fp16x3", "S2 fp16x3, same baseline", 3.0, 4.2),
     ):
-        ours = bench.milliseconds(rank_update(bench, engine, block, p, blocks, accuracy))
+        by_name = engine_with(engine, kernel)
+        if by_name is None:
+            rows.append(ratio(name, None, must, aim, "no such kernel on this device"))
+            continue
+        ours = bench.milliseconds(rank_update(bench, by_name, block, p, blocks, accuracy))
         rows.append(
             ratio(name, peer[best] / ours, must, aim, f"{best}; {1e-9 * n * p * (p + 1) / ours:.1f} TFLOP/s")
         )

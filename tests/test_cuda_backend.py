@@ -23,7 +23,10 @@ from test_gpu_backend import (
 )
 
 from gradhess._backends import registry
+from gradhess._backends.cuda.engine import CudaEngine
 from gradhess._backends.cupy import selftest
+from gradhess._backends.cupy.engine import Block
+from gradhess._backends.cupy.rows import DeviceRows
 from gradhess._backends.protocol import PairWeights, Rows
 
 __all__ = [
@@ -119,8 +122,6 @@ def test_widths_that_straddle_kernels_and_tiles(gpu, d, dtype):
     ("n", "w", "k", "weighted"), [(300, 17, 3, True), (130, 5, 1, False), (1, 9, 2, True)]
 )
 def test_outer_rows(gpu, module, n, w, k, weighted, curvature):
-    from gradhess._backends.cuda.engine import CudaEngine
-
     rng = np.random.default_rng(n)
     A = rng.standard_normal((n, w)).astype(np.float32)
     e = rng.standard_normal((n, k))
@@ -169,7 +170,6 @@ def test_no_waiting_and_no_copies(gpu, d):
     rows = gpu.array(X)
     backend = registry.get("cuda")
     from gradhess._backends.cupy.moments import moments
-    from gradhess._backends.cupy.rows import DeviceRows
 
     state = moments(d, "full", centred=True)
     with gpu.silent():
@@ -190,6 +190,22 @@ def test_schemes_of_planes(gpu, module, accuracy, weighted):
     # Truncated float32 sums of 64 rows, 16 at a time, and operands of 24 or 22 bits.
     bound = (4 + 64 / 16) * 2.0**-23 + (4 * 2.0**-22 if accuracy == "fp16x3" else 0)
     assert (np.abs(state.scatter.get() - expected) <= bound * size)[np.tri(150, dtype=bool)].all()
+
+
+@pytest.mark.parametrize("kernel", ["mma", "wgmma"])
+def test_kernels_by_name(gpu, module, kernel):
+    if module.tensor_kernel() == "mma" and kernel == "wgmma":
+        pytest.skip("the device has no wgmma")
+    X = np.random.default_rng(6).standard_normal((200, 140)).astype(np.float32)
+    engine = CudaEngine(kernel=kernel)
+    panel = engine.panel(200, 140, X.dtype, accuracy="float32")
+    scatter = gpu.cupy.zeros((140, 140))
+    engine.prepare(Block(DeviceRows(gpu.array(X))), panel)
+    assert panel.bytes_per_entry == 6
+    engine.rank_update(panel, scatter)
+    wide = X.astype(np.float64)
+    bound = (4 + 64 / 16) * 2.0**-23 * (np.abs(wide).T @ np.abs(wide))
+    assert (np.abs(scatter.get() - wide.T @ wide) <= bound)[np.tri(140, dtype=bool)].all()
 
 
 @pytest.mark.parametrize("d", [20, 140])

@@ -36,8 +36,14 @@ class CudaEngine:
 
     name = "cuda"
 
-    def __init__(self, products: Literal["tensor", "plain"] = "tensor") -> None:
+    def __init__(
+        self,
+        products: Literal["tensor", "plain"] = "tensor",
+        kernel: Literal["automatic", "mma", "wgmma"] = "automatic",
+    ) -> None:
         self.products = products
+        self.kernel = kernel
+        """Of products of planes: the fastest that the device has, or one by name, for comparison."""
 
     def serves(self, rows: Rows, structure: str) -> bool:
         itemsize = rows.X.dtype.itemsize
@@ -185,6 +191,7 @@ class CudaEngine:
             gram_pitch=p,
             workspace=panel.scratch(module.tensor_update_workspace(first_row=0, rows=panel.n, columns=p)),
             stream=current_stream(),
+            kernel=self.kernel,
         )
 
     def fused(self, block: Block, panel: Panel, scatter: DeviceArray) -> bool:

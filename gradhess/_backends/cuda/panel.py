@@ -86,6 +86,13 @@ class CudaPanel:
     def plane_stride(self) -> int:
         return self.capacity * self.pitch
 
+    @property
+    def bytes_per_entry(self) -> int:
+        """That the row pass writes: rows, planes, or both."""
+        if self.scheme is None or self.scheme.scaled:
+            return self.dtype.itemsize
+        return 2 * self.scheme.right + (self.dtype.itemsize if self.weighted else 0)
+
     def plane(self, side: str, count: int) -> int:
         """The address of ``count`` planes of one operand; made when the first block needs them."""
         held = self.planes.get(side)
