@@ -25,7 +25,7 @@ from bench_support import gpu_build, gpu_checks
 from bench_support.gpu_jobs import Bench, panels, rank_update, row_pass, syrk, unfused, whole_pass
 
 ROOT = Path(__file__).parents[1]
-BLOCK = 16384
+OUTER_ROWS = 16384
 Row = dict[str, Any]
 
 
@@ -57,6 +57,25 @@ def ceilings(bench: Bench) -> dict[str, float]:
     return found
 
 
+def in_blocks(n: int, p: int) -> tuple[int, int]:
+    """Rows of a block as the backend cuts a batch of ``n`` rows, and how many blocks that makes."""
+    from gradhess._backends.cupy import layout
+
+    rows = min(n, layout.batch_rows(p))
+    return rows, max(n // rows, 1)
+
+
+def engine_with(engine: Any, kernel: str) -> Any:
+    """The engine with that kernel of ``mma.sync`` or ``wgmma``; None where the device has none; cuBLAS's as it is."""
+    if engine.name != "cuda":
+        return engine
+    from gradhess import _cuda
+
+    if kernel == "wgmma" and _cuda.tensor_kernel() != "wgmma":
+        return None
+    return type(engine)(kernel=kernel)
+
+
 def dense(X: Any, *, bfloat16: bool = False) -> Any:
     from gradhess._backends.cupy.rows import DeviceRows
 
@@ -77,8 +96,9 @@ def products(bench: Bench, engine: Any, peak: float) -> list[Row]:
     rows = []
     n, p = bench.shape(1 << 18, 4096)
     Y = bench.normal(n, p, np.float64)
-    block = dense(Y[: min(n, BLOCK)])
-    ours = bench.milliseconds(rank_update(bench, engine, block, p, max(n // BLOCK, 1), "float32"))
+    size, blocks = in_blocks(n, p)
+    block = dense(Y[:size])
+    ours = bench.milliseconds(rank_update(bench, engine, block, p, blocks, "float32"))
     peer = {"dsyrk": bench.milliseconds(syrk(bench, Y)), "panels": bench.milliseconds(panels(bench, Y))}
     full = None
     if bench.torch is not None:
@@ -96,15 +116,20 @@ def products(bench: Bench, engine: Any, peak: float) -> list[Row]:
 
     n, p = bench.shape(1 << 20, 4096)
     Y = bench.normal(n, p)
-    block = dense(Y[: min(n, BLOCK)])
+    size, blocks = in_blocks(n, p)
+    block = dense(Y[:size])
     peer = {"ssyrk": bench.milliseconds(syrk(bench, Y)), "panels": bench.milliseconds(panels(bench, Y))}
     best = min(peer, key=peer.__getitem__)
-    for accuracy, name, must, aim in (
-        ("float32", "fp32-accurate S1 (2^20, 4096) / best of ssyrk and panels", 1.2, 1.5),
-        ("float32", "S2 bf16x6, same baseline", 1.8, 2.2),
-        ("fp16x3", "S2 fp16x3, same baseline", 3.0, 4.2),
+    for kernel, accuracy, name, must, aim in (
+        ("mma", "float32", "fp32-accurate S1 (2^20, 4096) / best of ssyrk and panels", 1.2, 1.5),
+        ("wgmma", "float32", "S2 bf16x6, same baseline", 1.8, 2.2),
+        ("wgmma", "fp16x3", "S2 fp16x3, same baseline", 3.0, 4.2),
     ):
-        ours = bench.milliseconds(rank_update(bench, engine, block, p, max(n // BLOCK, 1), accuracy))
+        by_name = engine_with(engine, kernel)
+        if by_name is None:
+            rows.append(ratio(name, None, must, aim, "no such kernel on this device"))
+            continue
+        ours = bench.milliseconds(rank_update(bench, by_name, block, p, blocks, accuracy))
         rows.append(
             ratio(name, peer[best] / ours, must, aim, f"{best}; {1e-9 * n * p * (p + 1) / ours:.1f} TFLOP/s")
         )
@@ -119,8 +144,9 @@ def half(bench: Bench, engine: Any) -> list[Row]:
         return [ratio(name, None, 1.4, 1.75, "no PyTorch with CUDA")]
     T = bench.in_torch(bench.normal(n, p)).to(bench.torch.bfloat16)
     bits = bench.cupy.from_dlpack(T.view(bench.torch.int16)).view(np.uint16)
-    block = dense(bits[: min(n, BLOCK)], bfloat16=True)
-    ours = bench.milliseconds(rank_update(bench, engine, block, p, max(n // BLOCK, 1), "float32"))
+    size, blocks = in_blocks(n, p)
+    block = dense(bits[:size], bfloat16=True)
+    ours = bench.milliseconds(rank_update(bench, engine, block, p, blocks, "float32"))
     theirs = bench.milliseconds(lambda: T.T @ T)
     bench.free()
     return [ratio(name, theirs / ours, 1.4, 1.75)]
@@ -144,7 +170,7 @@ def passes(bench: Bench, backend: Any, engine: Any, bandwidth: float) -> list[Ro
     ours = bench.milliseconds(whole_pass(backend, source))
     theirs = bench.milliseconds(unfused(bench, source.X, y, w))
     rows.append(ratio("(2^20, 1024) fp32 end to end / unfused", theirs / ours, 1.5, 2.5))
-    block = source.slice(0, min(n, BLOCK))
+    block = source.slice(0, in_blocks(n, d)[0])
     job, per_entry = row_pass(bench, engine, block, d)
     speed = 1e-6 * per_entry * block.n_samples * d / bench.milliseconds(job)
     rows.append(ratio("rowpass: bytes/time over copy", speed / bandwidth, 0.80, 0.92, f"{speed:.0f} GB/s"))
@@ -154,7 +180,7 @@ def passes(bench: Bench, backend: Any, engine: Any, bandwidth: float) -> list[Ro
 
 def outer(bench: Bench, engine: Any) -> list[Row]:
     name = "outer rows, k = 10, d_in = 512 / plain update"
-    n, d = bench.shape(BLOCK, 512)
+    n, d = bench.shape(OUTER_ROWS, 512)
     k = 10
     A, e = bench.normal(n, d), bench.normal(n, k, np.float64, 1)
     out = bench.cupy.zeros((k * d, k * d))

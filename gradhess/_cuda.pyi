@@ -7,7 +7,7 @@ alignments that the kernels cannot take raise ValueError.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gradhess.errors import BackendError
+from gradhess.errors import DeviceError
 
 RUNTIME_VERSION: Final[int]
 """1000 * major + 10 * minor of the CUDA runtime inside the module."""
@@ -18,7 +18,7 @@ ARCHITECTURES: Final[str]
 SELF_TEST: Final[int]
 """What ``self_test`` writes."""
 
-class CudaError(BackendError): ...
+class CudaError(DeviceError): ...
 
 def device_count() -> tuple[int, int, str]:
     """Number of devices, and the CUDA error code with its text (0 and "" where there is none)."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from gradhess._backends.cupy import layout
 from gradhess._backends.cupy.cublas_engine import panel_columns
-from gradhess._backends.cupy.launch import cupy
+from gradhess._backends.cupy.launch import SEGMENT, cupy
 from gradhess._memory import NEVER_REFUSED, readable, scatter_bytes
 from gradhess.errors import ResultTooLargeError
 
@@ -16,12 +16,32 @@ VECTORS: Final = 12
 """(p,) float64 beside a scatter: mean, shifts, sums, squares, corrections."""
 
 
-def block_bytes(n_parameters: int, itemsize: int, *, weighted: bool = True) -> int:
-    """Bytes that a block is prepared and multiplied in: its rows, the same with their weights, a panel of products."""
-    rows = layout.block_rows(n_parameters) * n_parameters * itemsize
-    columns = min(panel_columns(n_parameters, itemsize), n_parameters)
-    sums = 2 * layout.block_rows(n_parameters) // 64 * n_parameters * 8
-    return (1 + weighted) * rows + n_parameters * columns * itemsize + sums + VECTORS * 8 * n_parameters
+PLANE_BYTES: Final = {False: 6, True: 16}
+"""Of an entry of float32 rows as three 16-bit planes, without and with weights: the compiled kernels' (for weights the
+rows, and planes of both operands)."""
+
+
+SPLIT_BYTES: Final = 640 << 20
+"""Of partial sums of the compiled kernels, at most: 32 splits of the rows, where the tiles of the product are few."""
+
+
+def _partial_bytes(n_parameters: int) -> int:
+    side = -(-n_parameters // 128)
+    tiles = side * (side + 1) // 2
+    return min(32 * tiles * 128 * 128 * 8, SPLIT_BYTES) if 1 < tiles < 4 * 132 else 0
+
+
+def block_bytes(n_parameters: int, itemsize: int, *, weighted: bool = True, n_rows: int | None = None) -> int:
+    """Bytes that a block is prepared and multiplied in: its rows, the same with their weights, a panel of products.
+
+    ``n_rows`` are those of a batch; without it the block is that of a stream.
+    """
+    p = n_parameters
+    rows = layout.block_rows(p) if n_rows is None else min(n_rows, layout.batch_rows(p))
+    entry = max((1 + weighted) * itemsize, PLANE_BYTES[weighted])
+    columns = min(panel_columns(p, itemsize), p)
+    sums = 2 * -(-rows // SEGMENT) * p * 8
+    return rows * p * entry + p * columns * itemsize + sums + _partial_bytes(p) + VECTORS * 8 * p
 
 
 def stream_bytes(n_parameters: int, structure: str, itemsize: int) -> int:
@@ -58,14 +78,17 @@ def require(n_bytes: int, what: str, alternatives: dict[str, int] | None = None)
     )
 
 
-def require_matrix(n_parameters: int, what: str, dtype: np.dtype[Any]) -> None:
+def require_matrix(n_parameters: int, n_rows: int, what: str, dtype: np.dtype[Any]) -> None:
     """A (p, p) result of one batch: the scatter becomes the result."""
     p = n_parameters
-    n_bytes = scatter_bytes(p, "full", dtype.itemsize) + block_bytes(p, dtype.itemsize)
+
+    def needed(itemsize: int) -> int:
+        return scatter_bytes(p, "full", itemsize) + block_bytes(p, itemsize, n_rows=n_rows)
+
     require(
-        n_bytes,
+        needed(dtype.itemsize),
         f"{what} of shape ({p:,}, {p:,})",
-        {"dtype='float32'": scatter_bytes(p, "full", 4) + block_bytes(p, 4)} if dtype.itemsize == 8 else None,
+        {"dtype='float32'": needed(4)} if dtype.itemsize == 8 else None,
     )
 
 

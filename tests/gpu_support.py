@@ -15,7 +15,7 @@ import pytest
 
 import gradhess
 from gradhess._backends import registry
-from gradhess._backends.cupy import launch, selftest
+from gradhess._backends.cupy import launch, layout, selftest
 from gradhess._gradients.device import deferred
 
 STANDIN = Path(__file__).parent / "cupy_standin"
@@ -78,6 +78,17 @@ def _limit(n_bytes: int | None) -> Iterator[None]:
 
 
 @contextmanager
+def short_blocks() -> Iterator[None]:
+    """Blocks of ``layout.BLOCK_ROWS`` at any width, so that tests straddle them with few rows."""
+    kept = layout.STREAM_ROWS, layout.BATCH_ROWS
+    layout.STREAM_ROWS = layout.BATCH_ROWS = layout.BLOCK_ROWS
+    try:
+        yield
+    finally:
+        layout.STREAM_ROWS, layout.BATCH_ROWS = kept
+
+
+@contextmanager
 def installed(kind: str) -> Iterator[Gpu]:
     """``gpu`` of a kind: modules are put in place, and what was cached about others is forgotten, before and after."""
     kept = {
@@ -105,7 +116,8 @@ def installed(kind: str) -> Iterator[Gpu]:
         else:
             cupy = importlib.import_module("cupy")
             cupy.cuda.reset()
-        yield Gpu(cupy)
+        with short_blocks():
+            yield Gpu(cupy)
     finally:
         if kind == "standin":
             sys.path.remove(str(STANDIN))

@@ -23,7 +23,11 @@ from test_gpu_backend import (
 )
 
 from gradhess._backends import registry
-from gradhess._backends.protocol import Rows
+from gradhess._backends.cuda.engine import CudaEngine
+from gradhess._backends.cupy import selftest
+from gradhess._backends.cupy.engine import Block
+from gradhess._backends.cupy.rows import DeviceRows
+from gradhess._backends.protocol import PairWeights, Rows
 
 __all__ = [
     "test_an_accumulator_of_float32",
@@ -93,6 +97,17 @@ def test_the_kernels_that_run(gpu, module, d, dtype, expected):
     assert launched == expected
 
 
+def test_the_self_test_runs_every_family_of_kernels_once(gpu, module):
+    backend = registry.get("cuda")
+    selftest._passed.clear()
+    module.calls.clear()
+    selftest.ensure(backend, 0)
+    assert {"narrow_update", "row_pass", "rank_update", "tensor_update"} <= set(module.calls)
+    module.calls.clear()
+    selftest.ensure(backend, 0)
+    assert not module.calls
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("d", [1, 17, 65, 129, 257])
 def test_widths_that_straddle_kernels_and_tiles(gpu, d, dtype):
@@ -107,8 +122,6 @@ def test_widths_that_straddle_kernels_and_tiles(gpu, d, dtype):
     ("n", "w", "k", "weighted"), [(300, 17, 3, True), (130, 5, 1, False), (1, 9, 2, True)]
 )
 def test_outer_rows(gpu, module, n, w, k, weighted, curvature):
-    from gradhess._backends.cuda.engine import CudaEngine
-
     rng = np.random.default_rng(n)
     A = rng.standard_normal((n, w)).astype(np.float32)
     e = rng.standard_normal((n, k))
@@ -137,6 +150,19 @@ def test_outer_rows(gpu, module, n, w, k, weighted, curvature):
     )
 
 
+@pytest.mark.parametrize(("w", "expected"), [(5, "narrow_update"), (130, "rank_update")])
+def test_outer_rows_of_float64_take_the_kernels_of_weighted_rows(gpu, module, w, expected):
+    rng = np.random.default_rng(w)
+    A, e = rng.standard_normal((30, w)), rng.standard_normal((30, 2))
+    out = gpu.cupy.empty((2 * w, 2 * w))
+    module.calls.clear()
+    registry.get("cuda").outer_gram(gpu.array(A), PairWeights(gpu.array(e)), False, out, begin=True, end=True)
+    assert expected in module.calls
+    rows = (e[:, :, None] * A[:, None, :]).reshape(30, 2 * w)
+    bound = 50 * 2.0**-53 * (np.abs(rows).T @ np.abs(rows))
+    assert (np.abs(out.get() - rows.T @ rows) <= bound).all()
+
+
 @pytest.mark.parametrize("d", [7, 150])
 def test_no_waiting_and_no_copies(gpu, d):
     X = np.random.default_rng(0).standard_normal((300, d))
@@ -144,7 +170,6 @@ def test_no_waiting_and_no_copies(gpu, d):
     rows = gpu.array(X)
     backend = registry.get("cuda")
     from gradhess._backends.cupy.moments import moments
-    from gradhess._backends.cupy.rows import DeviceRows
 
     state = moments(d, "full", centred=True)
     with gpu.silent():
@@ -165,6 +190,22 @@ def test_schemes_of_planes(gpu, module, accuracy, weighted):
     # Truncated float32 sums of 64 rows, 16 at a time, and operands of 24 or 22 bits.
     bound = (4 + 64 / 16) * 2.0**-23 + (4 * 2.0**-22 if accuracy == "fp16x3" else 0)
     assert (np.abs(state.scatter.get() - expected) <= bound * size)[np.tri(150, dtype=bool)].all()
+
+
+@pytest.mark.parametrize("kernel", ["mma", "wgmma"])
+def test_kernels_by_name(gpu, module, kernel):
+    if module.tensor_kernel() == "mma" and kernel == "wgmma":
+        pytest.skip("the device has no wgmma")
+    X = np.random.default_rng(6).standard_normal((200, 140)).astype(np.float32)
+    engine = CudaEngine(kernel=kernel)
+    panel = engine.panel(200, 140, X.dtype, accuracy="float32")
+    scatter = gpu.cupy.zeros((140, 140))
+    engine.prepare(Block(DeviceRows(gpu.array(X))), panel)
+    assert panel.bytes_per_entry == 6
+    engine.rank_update(panel, scatter)
+    wide = X.astype(np.float64)
+    bound = (4 + 64 / 16) * 2.0**-23 * (np.abs(wide).T @ np.abs(wide))
+    assert (np.abs(scatter.get() - wide.T @ wide) <= bound)[np.tri(140, dtype=bool)].all()
 
 
 @pytest.mark.parametrize("d", [20, 140])

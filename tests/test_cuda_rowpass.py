@@ -147,3 +147,15 @@ def test_no_rows_leave_zero_sums(cuda):
     got = case.run(cuda)
     assert not got["sums"].any()
     assert not got["totals"].any()
+
+
+@pytest.mark.parametrize("loss", ["logistic", "poisson"])
+@pytest.mark.parametrize("what", ["label", "weight"])
+def test_labels_outside_of_the_domain_count_as_not_finite(cuda, loss, what):
+    case = Case(140, 5, "float64", kind="gradient", loss=loss, loss_weighted=True)
+    assert case.run(cuda)["bad"][0] == NO_BAD_ROW
+    if what == "label":
+        case.y[77] = -1.0 if loss == "poisson" else 0.5
+    else:
+        case.loss_weight[77] = -1.0
+    assert case.run(cuda)["bad"][0] == case.first_row + 77

@@ -10,11 +10,11 @@ import pytest
 from gpu_support import Gpu
 
 from gradhess._backends import registry
-from gradhess._backends.cupy import layout
+from gradhess._backends.cupy import kronecker, layout, pairs
 from gradhess._backends.cupy.moments import moments
 from gradhess._backends.cupy.rows import DeviceRows
 from gradhess._backends.groups import Groups
-from gradhess._backends.protocol import LOSS, ROWS, WEIGHT, PairWeights, Rows
+from gradhess._backends.protocol import LOSS, ROWS, WEIGHT, KroneckerFactor, PairWeights, Rows
 
 BLOCK = layout.BLOCK_ROWS
 
@@ -101,6 +101,24 @@ def test_rows_that_straddle_blocks(gpu, n, dtype):
     state = run(gpu, Rows(X), centred=n > 0)
     if n:
         assert_right(state, Rows(X))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_batch_of_long_blocks(gpu, dtype, monkeypatch):
+    monkeypatch.setattr(layout, "BATCH_ROWS", 4 * BLOCK)
+    X = (np.random.default_rng(3).normal(size=(5 * BLOCK, 3)) + 4).astype(dtype)
+    w = np.random.default_rng(4).uniform(0.5, 2, len(X))
+    for centred, weights in ((True, w), (False, None)):
+        state = run(gpu, Rows(X), weights, centred=centred)
+        assert_right(state, Rows(X), weights, centred=centred)
+
+
+def test_float32_sums_end_within_a_long_block(gpu, monkeypatch):
+    monkeypatch.setattr(layout, "BATCH_ROWS", 4 * BLOCK)
+    X = np.ones((2 * BLOCK, 1), np.float32)
+    X[:BLOCK] = 4096  # beside BLOCK 2^24 a slab of ones is lost in float32
+    state = run(gpu, Rows(X), centred=False)
+    assert state.scatter.get()[0, 0] == BLOCK * (2.0**24 + 1)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -203,8 +221,8 @@ def test_group_sums_and_pairs_of_outputs(gpu):
     e, c = rng.dirichlet(np.ones(3), 50), rng.uniform(1, 2, 50)
     for curvature in (False, True):
         whole = np.empty((15, 15))
-        pairs = PairWeights(e, c, curvature)
-        reference.outer_gram(X, pairs, True, whole, begin=True, end=True, threads=1)
+        weights = PairWeights(e, c, curvature)
+        reference.outer_gram(X, weights, True, whole, begin=True, end=True, threads=1)
         got = gpu.cupy.empty((15, 15))
         moved_pairs = PairWeights(gpu.array(e), gpu.array(c), curvature)
         backend.outer_gram(gpu.array(X), moved_pairs, True, got, begin=True, end=True)
@@ -221,6 +239,41 @@ def test_pairwise_dependence(gpu, weighted):
         gpu.array(labels), 3, gpu.array(mu), None if given is None else gpu.array(given)
     )
     np.testing.assert_allclose(got.get(), expected, rtol=1e3 * 2.0**-52)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 6, 10, 11])
+def test_pairwise_dependence_of_the_first_inputs(gpu, rows, monkeypatch):
+    monkeypatch.setattr(pairs, "TILE_BYTES", 8 * 40 * 5)  # tiles of five inputs
+    rng = np.random.default_rng(4)
+    labels, mu = rng.integers(0, 3, (40, 11)).astype(np.uint8), rng.uniform(size=11)
+    expected = registry.get("reference").pair_dependence(labels, 3, mu, None, threads=1)[:rows]
+    got = registry.get("cupy").pair_dependence(gpu.array(labels), 3, gpu.array(mu), None, n_rows=rows)
+    np.testing.assert_allclose(got.get(), expected, rtol=1e3 * 2.0**-52)
+
+
+@pytest.mark.parametrize(("n", "m", "k"), [(1, 1, 1), (300, 5, 3), (40, 9, 4)])
+def test_sums_of_kronecker_products(gpu, n, m, k, monkeypatch):
+    monkeypatch.setattr(kronecker, "PIECE_BYTES", 8 * m * (m + 1) // 2 * 17)  # pieces of 17 rows
+    rng = np.random.default_rng([n, m])
+    A, L, R, Q = (rng.normal(size=(n, *shape)) for shape in ((m,), (2, k), (2, k), (k, k)))
+    factors = [KroneckerFactor(R, L), KroneckerFactor(Q + Q.transpose(0, 2, 1))]
+    start = rng.normal(size=(2, k * (k + 1) // 2, m * (m + 1) // 2))
+    expected, sizes = start.copy(), np.abs(start)
+    reference = registry.get("reference")
+    reference.kronecker_sums(A, factors, expected, threads=1)
+    bounds = [
+        KroneckerFactor(np.abs(factor.right), None if factor.left is None else np.abs(factor.left))
+        for factor in factors
+    ]
+    reference.kronecker_sums(np.abs(A), bounds, sizes, threads=1)
+    moved = [
+        KroneckerFactor(gpu.array(factor.right), None if factor.left is None else gpu.array(factor.left))
+        for factor in factors
+    ]
+    out = gpu.array(start)
+    registry.get("cupy").kronecker_sums(gpu.array(A), moved, out)
+    # Two chains over the rows, of products of three rounded numbers, one of them a sum of two terms.
+    assert (np.abs(out.get() - expected) <= 2 * (n + 6) * 2.0**-53 * sizes).all()
 
 
 def test_first_nonfinite_row(gpu):

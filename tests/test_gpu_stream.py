@@ -10,7 +10,13 @@ import pytest
 import gradhess as gh
 from gradhess._backends.cupy import layout
 from gradhess._streaming import host_feed
-from gradhess.errors import InputError, NonFiniteError, NotFittedError, ResultTooLargeError
+from gradhess.errors import (
+    DeviceMemoryError,
+    InputError,
+    NonFiniteError,
+    NotFittedError,
+    ResultTooLargeError,
+)
 
 BLOCK = layout.BLOCK_ROWS
 
@@ -56,6 +62,30 @@ def test_the_same_bits_for_any_chunking_and_stream(gpu, dtype, structure):
             assert cov.n_samples_seen_ == len(X)
             assert abs(cov.weight_sum_ - host.weight_sum_) <= 1e-9
         assert all(other == found[0] for other in found[1:])
+
+
+def test_long_blocks_and_buffers_that_grow(gpu, monkeypatch):
+    monkeypatch.setattr(layout, "STREAM_ROWS", 4 * BLOCK)
+    X = data(4 * BLOCK + 700, 3, dtype=np.float32)
+    w = np.random.default_rng(1).uniform(0.5, 2, len(X))
+    found = []
+    for cuts in ([], [5, 11, 300, 3 * BLOCK, 4 * BLOCK + 1]):
+        cov = gh.StreamingCovariance(ddof=1)
+        for rows in np.split(np.arange(len(X)), cuts):
+            cov.partial_fit(gpu.array(X[rows]), gpu.array(w[rows]))
+        found.append(bits(cov))
+        close(cov.covariance_, gh.StreamingCovariance(ddof=1).fit(X, w).covariance_, 2.0**-24)
+    assert found[0] == found[1]
+    cov = gh.StreamingCovariance()
+    sizes = []
+    for start, weights in ((0, None), (5, None), (8, w[8:20]), (20, None)):
+        rows = X[start : start + 5] if weights is None else X[8:20]
+        cov.partial_fit(gpu.array(rows), None if weights is None else gpu.array(weights))
+        sizes.append(max(len(buffer) for buffer in cov._stream._buffers if buffer is not None))
+    assert sizes == [10, 10, 22, 44]
+    parts = np.concatenate([np.ones(10), w[8:20], np.ones(5)])
+    rows = np.concatenate([X[:10], X[8:20], X[20:25]])
+    close(cov.covariance_, gh.StreamingCovariance().fit(rows, parts).covariance_, 2.0**-24)
 
 
 @pytest.mark.parametrize("d", [1, 17, 65, 129, 1100])
@@ -205,7 +235,8 @@ def test_rows_of_the_host_are_copied_while_others_are_computed(gpu, monkeypatch)
     X = data(5000, 6)
     w = np.random.default_rng(0).uniform(1, 2, 5000)
     monkeypatch.setattr(host_feed, "PIECE_BYTES", 300 * 8 * 7)  # many pieces, that straddle blocks of nothing
-    monkeypatch.setattr(layout, "BLOCK_ROWS", 1024)
+    for name in ("BLOCK_ROWS", "STREAM_ROWS", "BATCH_ROWS"):
+        monkeypatch.setattr(layout, name, 1024)
     for rows in (X, np.asfortranarray(X), X.astype(np.float32), X[:, ::-1]):
         cov = gh.StreamingCovariance(device="cuda", ddof=1)
         cov.partial_fit(rows[:1000], w[:1000]).partial_fit(rows[1000:], w[1000:])
@@ -282,3 +313,46 @@ def test_three_runs_have_the_same_bits(gpu):
                         cov.partial_fit(X[start : start + size])
                 found.append(bits(cov))
     assert all(other == found[0] for other in found[1:])
+
+
+@pytest.mark.parametrize("d", [3, 1100])
+def test_memory_that_runs_out_anywhere_leaves_the_rows_before(gpu, monkeypatch, d):
+    """Every allocation of a call fails in turn. The state is then that of before, or, above 1024 parameters, where no
+    copy is kept, that of whole blocks."""
+    if not gpu.is_standin:
+        pytest.skip("memory of a device does not run out on demand")
+    from cupy._memory import Allocation
+
+    for name in ("BLOCK_ROWS", "STREAM_ROWS", "BATCH_ROWS"):
+        monkeypatch.setattr(layout, name, 256)
+    X = data(700, d)
+    chunk = gpu.array(X[100:])
+    allowed, made = [0], Allocation.__init__
+
+    def allocate(self, nbytes, device):
+        allowed[0] -= 1
+        if allowed[0] < 0:
+            raise gpu.cupy.cuda.memory.OutOfMemoryError("as asked for")
+        made(self, nbytes, device)
+
+    whole = {}
+    for rows in (100, 256, 512, 700):
+        whole[rows] = bits(gh.StreamingCovariance().partial_fit(gpu.array(X[:rows])))
+    seen, failed = set(), 0
+    while True:
+        cov = gh.StreamingCovariance().partial_fit(gpu.array(X[:100]))
+        allowed[0] = failed
+        monkeypatch.setattr(Allocation, "__init__", allocate)
+        try:
+            cov.partial_fit(chunk)
+        except DeviceMemoryError:
+            failed += 1
+        else:
+            break
+        finally:
+            monkeypatch.setattr(Allocation, "__init__", made)
+        rows = int(cov.n_samples_seen_)
+        seen.add(rows)
+        assert bits(cov) == whole[rows], (failed, rows)
+    assert failed > 5
+    assert seen == ({100} if d <= 1024 else {100, 256})

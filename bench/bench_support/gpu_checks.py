@@ -68,13 +68,49 @@ def _errors(bench: Bench) -> list[Check]:
     found.append(_check("float32 centred, mean/std = 1e3", _relative(bench, centred, expected), 1e-6))
     X = expected = centred = None
     bench.free()
-    n = n if bench.dry else 1 << 18
-    X = bench.normal(n, d, np.float64)
-    error = _relative(bench, gh.weighted_gram(X), _reference(bench, X))
-    found.append(_check("float64, Gaussian", error, 1e-13))
-    X = None
-    bench.free()
+    found += _float64_errors(bench)
+    found.append(_bfloat16_error(bench))
     return found
+
+
+def _float64_errors(bench: Bench) -> list[Check]:
+    import gradhess as gh
+
+    n, d = bench.shape(1 << 20, 1024)
+    found = []
+    for name in ("Gaussian", "mean/std = 100", "log-normal"):
+        X = bench.normal(n, d, np.float64)
+        if name == "mean/std = 100":
+            X += 100.0
+        elif name == "log-normal":
+            X = bench.cupy.exp(X)
+        error = _relative(bench, gh.weighted_gram(X), _reference(bench, X))
+        found.append(_check(f"float64, {name}", error, 1e-13))
+        X = None
+        bench.free()
+    return found
+
+
+def _bfloat16_error(bench: Bench) -> Check:
+    """Rows that are bfloat16 already, of a batch as the backend adds it: products are exact, sums in float32."""
+    from gradhess._backends import registry
+    from gradhess._backends.cupy.moments import moments
+    from gradhess._backends.cupy.rows import DeviceRows
+
+    n, d = bench.shape(1 << 20, 1024)
+    bits = (bench.normal(n, d).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+    widened = (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    expected = _reference(bench, widened)
+    widened = None
+    backend = registry.active_device()
+    state = moments(d, "full", centred=False)
+    backend.add_call(DeviceRows(bits, bfloat16=True), None, state)
+    backend.symmetrize(state.scatter, 1.0, state.scatter)
+    limit = (n + 2) * 2.0**-24 if bench.dry else 5e-7
+    error = _relative(bench, state.scatter, expected)
+    bits = expected = state = None
+    bench.free()
+    return _check("bfloat16 gradients, Gaussian", error, limit)
 
 
 def _active() -> str:

@@ -196,8 +196,8 @@ py::tuple tile_position(Index number, Index tile_rows) {
 }  // namespace
 
 PYBIND11_MODULE(_cuda, module, py::mod_gil_not_used()) {
-    const py::object backend_error = py::module_::import("gradhess.errors").attr("BackendError");
-    py::register_exception<CudaError>(module, "CudaError", backend_error.ptr());
+    const py::object device_error = py::module_::import("gradhess.errors").attr("DeviceError");
+    py::register_exception<CudaError>(module, "CudaError", device_error.ptr());
     module.attr("RUNTIME_VERSION") = cuda::runtime_version();
     module.attr("ARCHITECTURES") = GRADHESS_CUDA_ARCHITECTURES;
     module.attr("SELF_TEST") = cuda::kSelfTest;

@@ -54,6 +54,15 @@ GRADHESS_DEVICE LossTerms evaluate_loss(Loss loss, double parameter, double eta,
     }
 }
 
+// Whether y is a label of the loss: NaN is none.
+GRADHESS_DEVICE bool in_domain(Loss loss, double y) {
+    switch (loss) {
+        case Loss::logistic: return y == 0.0 || y == 1.0;
+        case Loss::poisson: return y >= 0.0;
+        default: return y == y;
+    }
+}
+
 // Infinite or NaN. A comparison, so that it costs one instruction.
 GRADHESS_DEVICE bool not_finite(double value) { return !(fabs(value) <= 1.7976931348623157e308); }
 GRADHESS_DEVICE bool not_finite(float value) { return !(fabsf(value) <= 3.402823466e38f); }

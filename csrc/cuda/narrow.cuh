@@ -21,6 +21,7 @@
 
 namespace gradhess::cuda::narrow {
 
+using rowpass::kAdders;
 using rowpass::kNoBadRow;
 using rowpass::kThreads;
 using rowpass::kWarps;
@@ -32,7 +33,6 @@ constexpr Index kTileBytes = 36 << 10;  // of padded rows
 constexpr Index kMostTileRows = 128;
 constexpr Index kMostParameters = 128;
 constexpr Index kMostSegments = 528;  // four for each of 132 multiprocessors
-constexpr int kAdders = 8;            // threads that share the segments of one entry
 
 inline Index tile_pitch(Index features, Index item_bytes) {
     const Index bytes = features * item_bytes;

@@ -53,8 +53,9 @@ Status row_pass(const Block& block, const Panel& panel, void* workspace, void* s
         if (!status.ok()) return status;
     }
     device::LaunchShape shape;
-    shape.grid = dim3(static_cast<unsigned>((job.parameters + 3 + kThreads - 1) / kThreads));
+    shape.grid = dim3(static_cast<unsigned>((job.parameters + 3 + device::kWarp - 1) / device::kWarp));
     shape.threads = kThreads;
+    shape.shared_bytes = sizeof(double) * kThreads;
     shape.stream = stream;
     return device::launch(shape, add_segments_kernel<double>, job, count);
 }

@@ -9,7 +9,8 @@
 //           columns and walks down the tile: it scales, shifts, writes z and adds to its column sums. Rows wider than
 //           8 KiB are not staged: their second read comes from the L2 cache.
 // Order:    column sums: rows of a tile by row groups (256 / column threads), groups in order, tiles in order, then
-//           segments in order by a second kernel. It depends on n and p alone: no atomics, any number of SMs.
+//           segments in eight runs, and these in order, by a second kernel. It depends on n and p alone: no atomics,
+//           any number of SMs.
 // Cost:     one read of X, one write of z, and 16 p / tile_rows bytes per row of partial sums in the L2 cache.
 //           Per entry 2 conversions, 2 float64 and 2 T operations. Not yet run on hardware.
 #pragma once
@@ -30,6 +31,7 @@ constexpr Index kTileBytes = 64 << 10;
 constexpr Index kMostTileRows = 128;
 constexpr Index kLeastTileRows = 8;
 constexpr Index kMostStagedBytes = kTileBytes / kLeastTileRows;  // of a row
+constexpr int kAdders = kWarps;
 constexpr Index kNoBadRow = 0x7fffffffffffffff;
 
 inline Index staged_pitch(Index features, Index item_bytes) {
@@ -188,7 +190,8 @@ GRADHESS_DEVICE void finish_row(const Job& job, Index row, Index i, bool closed,
         } else {
             w *= c * terms.second;
         }
-        if (not_finite(y)) bad = row < bad ? row : bad;
+        // A row of a label outside of the domain, or of a negative weight, counts as one that is not finite.
+        if (not_finite(y) || !in_domain(block.loss, y) || c < 0.0) bad = row < bad ? row : bad;
     }
     if (not_finite(w) || not_finite(value)) bad = row < bad ? row : bad;
     if (closed) w = 0.0;
@@ -383,26 +386,33 @@ __global__ void __launch_bounds__(kThreads, 2) rowpass_kernel(const __grid_const
     if (bad != kNoBadRow && !closed) device::lower_to(panel.bad, block.first_row + bad);
 }
 
-// Adds the segments in order. One thread per column; the last three are the totals. (A template, so that files which
-// include this do not all define it.)
+// Adds the segments in kAdders runs of neighbouring ones, and then the runs in order. 32 columns per thread block, and
+// a warp per run; the last three columns are the totals. (A template, so that files which include this do not all
+// define it.)
 template <class Sum>
 __global__ void __launch_bounds__(kThreads) add_segments_kernel(const __grid_constant__ Job job, Index count) {
-    const Index column = static_cast<Index>(blockIdx.x) * kThreads + device::thread_number();
+    auto* runs = reinterpret_cast<Sum*>(device::dynamic_shared());
+    const int thread = device::thread_number();
+    const int run = thread / device::kWarp;
+    const Index column = static_cast<Index>(blockIdx.x) * device::kWarp + thread % device::kWarp;
     const Index p = job.parameters;
-    if (column < p) {
+    const Index length = (count + kAdders - 1) / kAdders;
+    const Index end = (run + 1) * length < count ? (run + 1) * length : count;
+    const auto fold = [&](const double* partial, Index stride, bool exists, double* result) {
         Sum sum = 0.0;
-        Sum squares = 0.0;
-        for (Index segment = 0; segment < count; ++segment) sum += job.partial_sums[segment * p + column];
-        job.panel.sums[column] = sum;
-        if (job.panel.squares) {
-            for (Index segment = 0; segment < count; ++segment) squares += job.partial_squares[segment * p + column];
-            job.panel.squares[column] = squares;
-        }
-    } else if (column < p + 3) {
-        double total = 0.0;
-        for (Index segment = 0; segment < count; ++segment) total += job.partial_totals[3 * segment + column - p];
-        job.panel.totals[column - p] = total;
-    }
+        if (exists)
+            for (Index segment = run * length; segment < end; ++segment) sum += partial[segment * stride];
+        __syncthreads();  // nobody still reads what is overwritten
+        runs[thread] = sum;
+        __syncthreads();
+        if (run != 0 || !exists) return;
+        for (int other = 1; other < kAdders; ++other) sum += runs[other * device::kWarp + thread];
+        *result = sum;
+    };
+    const bool total = column >= p;
+    fold(total ? job.partial_totals + (column - p) : job.partial_sums + column, total ? 3 : p, column < p + 3,
+         total ? job.panel.totals + (column - p) : job.panel.sums + column);
+    if (job.panel.squares) fold(job.partial_squares + column, p, !total, job.panel.squares + column);
 }
 
 }  // namespace gradhess::cuda::rowpass

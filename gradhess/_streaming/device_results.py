@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from gradhess._backends.cupy.backend import spans
 from gradhess._backends.cupy.engine import DeviceArray
 from gradhess._backends.cupy.launch import cupy, device_errors, empty, to_host, zeros
 from gradhess._backends.cupy.moments import DeviceMoments
+from gradhess._backends.cupy.pieces import spans
 from gradhess._backends.protocol import FLOAT64, WEIGHT, WEIGHT_SQUARES, AnyArray
 from gradhess._device_arrays import give_back
 from gradhess._gradients.device import DeviceGradients, device_rows

@@ -255,13 +255,9 @@ class DeviceStream:
     ) -> None:
         """Compute rows into the buffer, and add the block if it is full."""
         assert self.state is not None
-        block, side, p = layout.block_rows(self.state.n_parameters), self._side, self.state.n_parameters
-        if self._buffers[side] is None:
-            self._buffers[side] = empty((block, p), self.compute_dtype, "the rows that wait")
-        if self._weights[side] is None and (weights is not None or mask is not None):
-            self._weights[side] = empty(block, FLOAT64, "weights")
-            self._weights[side].fill(1.0)
+        block, side = layout.block_rows(self.state.n_parameters), self._side
         span = slice(self.waiting, self.waiting + rows.n_samples)
+        self._make_room(side, span.stop, block, weighted=weights is not None or mask is not None)
         target, of_weights = self._buffers[side][span], _part(self._weights[side], span.start, span.stop)
         aside = target if rows.compute_dtype == target.dtype else target.astype(rows.compute_dtype)
         backend.wait(rows, weights, mask, self.state, aside, of_weights, first_row=first_row)
@@ -270,6 +266,23 @@ class DeviceStream:
         self.waiting = span.stop
         if self.waiting == block:
             self._flush(backend, self.state)
+
+    def _make_room(self, side: int, rows: int, block: int, *, weighted: bool) -> None:
+        """Buffers grow with what waits, to twice as much each time, so that few rows take little memory."""
+        assert self.state is not None
+        buffer, held = self._buffers[side], self._weights[side]
+        if buffer is None or buffer.shape[0] < rows:
+            size = min(max(rows, 2 * rows if buffer is None else 2 * int(buffer.shape[0])), block)
+            grown = empty((size, self.state.n_parameters), self.compute_dtype, "the rows that wait")
+            if buffer is not None:
+                grown[: self.waiting] = buffer[: self.waiting]
+            self._buffers[side] = buffer = grown
+        size = int(buffer.shape[0])
+        if (held is None and weighted) or (held is not None and held.shape[0] < size):
+            self._weights[side] = empty(size, FLOAT64, "weights")
+            self._weights[side].fill(1.0)
+            if held is not None:
+                self._weights[side][: self.waiting] = held[: self.waiting]
 
     def _flush(self, backend: CupyBackend, state: DeviceMoments) -> None:
         """Add the rows that wait as a block, and let the next ones wait elsewhere."""

@@ -1,141 +1,34 @@
 """The engine of compiled kernels: which kernel of ``csrc/cuda`` takes which block. Not yet run on hardware.
 
 Up to 128 parameters one kernel reads X once and sums products in float64. Above, float64 rows are multiplied on tensor
-cores (DMMA), and float32 rows and narrower types as 16-bit planes (csrc/cuda/planes.hpp), which the row pass writes:
-
-==================  =======================================================  ===================================
-scheme              rows                                                     accuracy
-==================  =======================================================  ===================================
-``bf16``, ``fp16``  that are 16-bit numbers already: dense, not shifted      exact products
-``bf16_left3``      the same, bfloat16, with weights                         weights times rows in 24 bits
-``fp16x3``          float32, where ``accuracy="fp16x3"`` asks for no more    about 1e-6 of a diagonal entry
-``bf16x6``          all others                                               that of sums in float32
-==================  =======================================================  ===================================
-
-``products="plain"`` takes fused multiply-adds in two-level float32 sums for all of them instead. Losses that the row
-pass knows are evaluated in it; softmax and custom losses give their slopes beforehand.
+cores (DMMA), and float32 rows and narrower types as 16-bit planes (csrc/cuda/planes.hpp), which the row pass writes, by
+one of the schemes of ``panel``. ``products="plain"`` takes fused multiply-adds in two-level float32 sums for all of
+them instead. Losses that the row pass knows are evaluated in it; softmax and custom losses give their slopes
+beforehand.
 """
 
 from __future__ import annotations
 
-import importlib
-from dataclasses import dataclass
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
 import numpy as np
 
+from gradhess._backends.cuda.fields import (
+    address,
+    block_fields,
+    current_stream,
+    kernel_dtype,
+    kernels,
+)
 from gradhess._backends.cuda.outer import outer_update
-from gradhess._backends.cupy.engine import NO_BAD_ROW, Accuracy, Block, DeviceArray, Panel
-from gradhess._backends.cupy.launch import cupy, empty
-from gradhess._backends.cupy.slopes import plain, slopes
+from gradhess._backends.cuda.panel import LARGEST_EXPONENT, CudaPanel, Scheme, scheme_of
+from gradhess._backends.cupy import layout
+from gradhess._backends.cupy.engine import Accuracy, Block, DeviceArray, Panel
+from gradhess._backends.cupy.launch import empty
 from gradhess._backends.protocol import FLOAT32, FLOAT64, Rows
 
-ROW_PASS_LOSSES: Final = ("squared", "logistic", "poisson", "huber")
 NARROW: Final = 128
 """Parameters up to which the rows and their product take one kernel: kMostNarrow of csrc/cuda/api.hpp."""
-
-PITCH: Final = 8
-"""Rows of a panel are a multiple of this many entries long: 16 bytes of 16-bit planes."""
-
-
-def kernels() -> Any:
-    """The compiled module."""
-    return importlib.import_module("gradhess._cuda")
-
-
-def kernel_dtype(rows: Rows) -> str | None:
-    """The name that the kernels have for the dtype of X, or None."""
-    if getattr(rows, "bfloat16", False):
-        return "bfloat16"
-    name = str(rows.X.dtype)
-    return name if name in ("float64", "float32", "float16") else None
-
-
-@dataclass(frozen=True, slots=True)
-class Scheme:
-    """How rows are written as planes: the name in csrc/cuda/planes.hpp, planes of both operands, and their type."""
-
-    name: str
-    left: int
-    right: int
-    half: bool
-
-    @property
-    def scaled(self) -> bool:
-        """Columns are multiplied by powers of two, so that float16 holds them."""
-        return self.name == "fp16x3"
-
-
-BF16: Final = Scheme("bf16", 1, 1, False)
-FP16: Final = Scheme("fp16", 1, 1, True)
-BF16_LEFT3: Final = Scheme("bf16_left3", 3, 1, False)
-FP16X3: Final = Scheme("fp16x3", 2, 2, True)
-BF16X6: Final = Scheme("bf16x6", 3, 3, False)
-LARGEST_EXPONENT: Final = 14
-"""Scaled columns reach [2^14, 2^15): below the largest float16, 65504."""
-
-
-def scheme_of(block: Block, accuracy: Accuracy) -> Scheme:
-    weighted = block.weights is not None or block.rows.kind == "hessian"
-    if block.rows.kind != "gradient" and block.shift is None:
-        name = kernel_dtype(block.rows)
-        if name == "bfloat16":
-            return BF16_LEFT3 if weighted else BF16
-        if name == "float16" and not weighted:
-            return FP16
-    return FP16X3 if accuracy == "fp16x3" else BF16X6
-
-
-class CudaPanel:
-    """A block as ``rank_update`` multiplies it: rows (capacity, pitch), zero from ``n_parameters`` on, or planes."""
-
-    def __init__(self, capacity: int, n_parameters: int, dtype: np.dtype[Any], accuracy: Accuracy) -> None:
-        self.capacity, self.n_parameters, self.dtype = capacity, n_parameters, dtype
-        self.accuracy = accuracy
-        self.pitch = -(-n_parameters // PITCH) * PITCH
-        self.n = 0
-        self.weighted = False
-        self.scheme: Scheme | None = None
-        self.rows: DeviceArray = None
-        self.row_weight: DeviceArray = None
-        self.planes: dict[str, DeviceArray] = {}
-        self.exponents: DeviceArray = None
-        self.workspace: DeviceArray = None
-        self.sums = empty(n_parameters, FLOAT64, "the sums of a block")
-        self.squares: DeviceArray = empty(n_parameters, FLOAT64, "the squares of a block")
-        self.totals = empty(3, FLOAT64, "the totals of a block")
-        self.bad = empty(1, np.int64, "a flag")
-        self.bad.fill(NO_BAD_ROW)
-
-    @property
-    def plane_stride(self) -> int:
-        return self.capacity * self.pitch
-
-    def plane(self, side: str, count: int) -> int:
-        """The address of ``count`` planes of one operand; made when the first block needs them."""
-        held = self.planes.get(side)
-        if held is None or held.shape[0] < count:
-            self.planes.pop(side, None)
-            self.planes[side] = empty((count, self.capacity, self.pitch), np.uint16, "planes of a block")
-        return address(self.planes[side])
-
-    def outputs(self) -> dict[str, Any]:
-        """The fields of the struct Panel of csrc/cuda/block.hpp that every kernel writes."""
-        return {
-            "pitch": self.pitch,
-            "sums": address(self.sums),
-            "totals": address(self.totals),
-            "bad": address(self.bad),
-        }
-
-    def scratch(self, n_bytes: int) -> int:
-        """The address of that much device memory, the same from call to call: calls of a stream come in order."""
-        if n_bytes == 0:
-            return 0
-        if self.workspace is None or self.workspace.size < n_bytes:
-            self.workspace = None  # before the larger one is made
-            self.workspace = empty(n_bytes, np.uint8, "partial sums")
-        return address(self.workspace)
 
 
 class CudaEngine:
@@ -143,8 +36,14 @@ class CudaEngine:
 
     name = "cuda"
 
-    def __init__(self, products: Literal["tensor", "plain"] = "tensor") -> None:
+    def __init__(
+        self,
+        products: Literal["tensor", "plain"] = "tensor",
+        kernel: Literal["automatic", "mma", "wgmma"] = "automatic",
+    ) -> None:
         self.products = products
+        self.kernel = kernel
+        """Of products of planes: the fastest that the device has, or one by name, for comparison."""
 
     def serves(self, rows: Rows, structure: str) -> bool:
         itemsize = rows.X.dtype.itemsize
@@ -248,18 +147,24 @@ class CudaEngine:
         if panel.scheme is not None:
             self._planes_update(panel, panel.scheme, scatter)
             return
-        module = kernels()
-        dtype = panel.dtype.name
+        # Float32 sums end where those of cuBLAS do; float64 needs no end.
+        size = panel.n if panel.dtype == FLOAT64 else layout.BLOCK_ROWS
+        for start in range(0, panel.n, size):
+            self._rows_update(panel, scatter, start, min(start + size, panel.n))
+
+    def _rows_update(self, panel: CudaPanel, scatter: DeviceArray, start: int, stop: int) -> None:
+        module, dtype, n = kernels(), panel.dtype.name, stop - start
+        weights = address(panel.row_weight) + start * panel.row_weight.itemsize if panel.weighted else 0
         module.rank_update(
-            rows=address(panel.rows),
+            rows=address(panel.rows) + start * panel.pitch * panel.dtype.itemsize,
             dtype=dtype,
-            samples=panel.n,
+            samples=n,
             columns=panel.n_parameters,
             pitch=panel.pitch,
-            row_weight=address(panel.row_weight) if panel.weighted else 0,
+            row_weight=weights,
             scatter=address(scatter),
             scatter_is_float=scatter.dtype == FLOAT32,
-            workspace=panel.scratch(module.rank_update_workspace(dtype, panel.n, panel.n_parameters)),
+            workspace=panel.scratch(module.rank_update_workspace(dtype, n, panel.n_parameters)),
             stream=current_stream(),
         )
 
@@ -286,6 +191,7 @@ class CudaEngine:
             gram_pitch=p,
             workspace=panel.scratch(module.tensor_update_workspace(first_row=0, rows=panel.n, columns=p)),
             stream=current_stream(),
+            kernel=self.kernel,
         )
 
     def fused(self, block: Block, panel: Panel, scatter: DeviceArray) -> bool:
@@ -321,55 +227,3 @@ class CudaEngine:
             return False
         outer_update(A, errors, row_weight, curvature, out)
         return True
-
-
-def block_fields(block: Block) -> tuple[dict[str, Any], list[DeviceArray]]:
-    """The struct Block of csrc/cuda/block.hpp, and the arrays that must live until the kernel is queued."""
-    rows = block.rows
-    itemsize = rows.X.dtype.itemsize
-    fields: dict[str, Any] = {
-        "data": address(rows.X),
-        "dtype": kernel_dtype(rows),
-        "samples": rows.n_samples,
-        "features": int(rows.X.shape[1]),
-        "row_stride": rows.X.strides[0] // itemsize,
-        "column_stride": rows.X.strides[1] // itemsize,
-        "kind": rows.kind,
-        "unit_column": bool(rows.unit_column),
-        "outputs": rows.n_outputs,
-        "weights": address(block.weights),
-        "gate": address(block.gate),
-        "first_row": block.first_row,
-    }
-    kept: list[DeviceArray] = []
-    if block.shift is not None:
-        shift = cupy().asarray(block.shift, dtype=rows.compute_dtype)
-        kept.append(shift)
-        fields["shift"] = address(shift)
-    if rows.kind == "dense":
-        return fields, kept
-    loss = rows.loss
-    assert loss is not None
-    if loss.name in ROW_PASS_LOSSES:
-        fields |= {
-            "loss": loss.name,
-            "parameter": float(loss.parameter),
-            "y": address(rows.y),
-            "y_is_float": rows.y is not None and rows.y.dtype == FLOAT32,
-            "coef": address(rows.coef),
-            "intercept": address(rows.intercept),
-            "loss_weight": address(rows.loss_weight),
-        }
-        return fields, kept
-    slope, value = slopes(rows, plain(rows))
-    kept += [slope, value]
-    fields |= {"slopes": address(slope), "values": address(value)}
-    return fields, kept
-
-
-def address(array: DeviceArray | None) -> int:
-    return 0 if array is None else int(array.data.ptr)
-
-
-def current_stream() -> int:
-    return cast(int, cupy().cuda.get_current_stream().ptr)

@@ -7,11 +7,11 @@ Hessian's blocks, ``c e_p (delta_pq - e_q)``, are the same with the other sign, 
 
 from __future__ import annotations
 
-import importlib
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
+from gradhess._backends.cuda.fields import address, current_stream, kernels
 from gradhess._backends.cupy.engine import DeviceArray
 from gradhess._backends.cupy.launch import cupy, empty
 from gradhess._backends.protocol import FLOAT32
@@ -21,10 +21,6 @@ ALIGN: Final = 8
 ROW_ALIGN: Final = 128
 PLANE_BYTES: Final = 512 << 20
 """Of the planes of one operand: rows come in pieces that keep within it."""
-
-
-def address(array: DeviceArray | None) -> int:
-    return 0 if array is None else int(array.data.ptr)
 
 
 def outer_update(
@@ -52,20 +48,20 @@ def outer_update(
             for p in range(k):
                 _split(part, xp.ascontiguousarray(c[:, p : p + 1]), left)
                 _update(left, right, stop - start, w, 1, out, p * w)
-    _module().tensor_mirror(
+    kernels().tensor_mirror(
         gram=address(out),
         gram_is_float=out.dtype == FLOAT32,
         gram_pitch=k * w,
         columns=w,
         blocks=k,
-        stream=_stream(),
+        stream=current_stream(),
     )
 
 
 def _split(A: DeviceArray, factors: DeviceArray | None, planes: DeviceArray) -> None:
     n, w = A.shape
     k = 1 if factors is None else int(factors.shape[1])
-    _module().tensor_split_rows(
+    kernels().tensor_split_rows(
         data=address(A),
         dtype="float32",
         rows=n,
@@ -82,7 +78,7 @@ def _split(A: DeviceArray, factors: DeviceArray | None, planes: DeviceArray) -> 
         plane_stride=planes.shape[1] * planes.shape[2],
         exponents=0,
         overflow=0,
-        stream=_stream(),
+        stream=current_stream(),
     )
 
 
@@ -90,7 +86,7 @@ def _update(
     left: DeviceArray, right: DeviceArray, n: int, w: int, blocks: int, out: DeviceArray, corner: int
 ) -> None:
     """Add the products to ``out`` from entry (corner, corner) on."""
-    module = _module()
+    module = kernels()
     pitch = left.shape[2]
     stride = left.shape[1] * pitch
     columns = int(out.shape[1])
@@ -112,17 +108,9 @@ def _update(
         gram_is_float=out.dtype == FLOAT32,
         gram_pitch=columns,
         workspace=address(work) if work.size else 0,
-        stream=_stream(),
+        stream=current_stream(),
     )
 
 
 def _up(columns: int) -> int:
     return -(-columns // ALIGN) * ALIGN
-
-
-def _module() -> Any:
-    return importlib.import_module("gradhess._cuda")
-
-
-def _stream() -> int:
-    return int(cupy().cuda.get_current_stream().ptr)

@@ -6,8 +6,8 @@ returns a number of Python (``first_nonfinite``) waits for the device.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final, cast
+from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 
@@ -15,20 +15,20 @@ from gradhess._backends.cupy import layout
 from gradhess._backends.cupy.accuracy import CHOSEN
 from gradhess._backends.cupy.cublas_engine import CublasEngine, CublasPanel, scale_rows
 from gradhess._backends.cupy.engine import NO_BAD_ROW, Accuracy, Block, DeviceArray, Engine, Panel
+from gradhess._backends.cupy.kronecker import kronecker_sums
 from gradhess._backends.cupy.launch import cupy, device_errors, empty, flat, table, zeros
-from gradhess._backends.cupy.moments import DeviceMoments, begin, close, commit, join
+from gradhess._backends.cupy.moments import DeviceMoments, begin, close, commit, join, reserve
+from gradhess._backends.cupy.outer import OuterGram
 from gradhess._backends.cupy.pairs import pair_dependence
-from gradhess._backends.cupy.rows import DeviceRows
+from gradhess._backends.cupy.pieces import dense, spans
+from gradhess._backends.cupy.products import Products
 from gradhess._backends.cupy.slopes import plain, row_weights, slopes, strides
 from gradhess._backends.cupy.structured import DeviceStructuredRows
 from gradhess._backends.groups import Groups
-from gradhess._backends.protocol import FLOAT64, ROWS, MomentState, PairWeights, Rows
-
-PIECE_BYTES: Final = 64 << 20
-"""Rows, in float64, that a product with vectors works on at a time."""
+from gradhess._backends.protocol import FLOAT64, ROWS, KroneckerFactor, MomentState, Rows
 
 
-class CupyBackend:
+class CupyBackend(Products, OuterGram):
     """``Backend`` on a GPU, over an engine; ``threads`` plays no part."""
 
     def __init__(self, name: str, engine: Engine) -> None:
@@ -53,10 +53,16 @@ class CupyBackend:
         self.add_rows(rows, weights, _device(state), first_row=0)
 
     def add_rows(
-        self, rows: Rows, weights: DeviceArray | None, state: DeviceMoments, *, first_row: int
+        self,
+        rows: Rows,
+        weights: DeviceArray | None,
+        state: DeviceMoments,
+        *,
+        first_row: int,
+        block_rows: int | None = None,
     ) -> None:
-        """``accumulate`` for rows whose indices in the call begin at ``first_row``."""
-        for start, stop in spans(rows.n_samples, layout.block_rows(state.n_parameters)):
+        """``accumulate`` for rows whose indices in the call begin at ``first_row``; blocks of ``layout.block_rows``."""
+        for start, stop in spans(rows.n_samples, block_rows or layout.block_rows(state.n_parameters)):
             part = dense(rows.slice(start, stop))
             given = None if weights is None else weights[start:stop]
             with device_errors("adding a block of rows"):
@@ -65,6 +71,7 @@ class CupyBackend:
     def _add_block(
         self, rows: Rows, weights: DeviceArray | None, state: DeviceMoments, first_row: int
     ) -> None:
+        reserve(state)
         shift = self._shift(rows, weights, state) if state.centred else None
         block = Block(rows, weights, shift, state.gate, first_row)
         engine = self.engine if self.engine.serves(rows, state.structure) else self.cublas
@@ -118,12 +125,13 @@ class CupyBackend:
         weights: DeviceArray | None,
         state: DeviceMoments,
     ) -> None:
-        """A call of its own: all rows, or, if one is not finite, none of them; without waiting to know."""
+        """A batch of its own: all rows, or, if one is not finite, none of them; without waiting to know."""
         seen = int(state.counts[ROWS])
         if not begin(state):
             self.find_bad(rows, weights, state.bad)
             close(state, waiting=0)
-        self.add_rows(rows, weights, state, first_row=0)
+        size = layout.batch_rows(state.n_parameters)
+        self.add_rows(rows, weights, state, first_row=0, block_rows=size)
         commit(state, seen=seen, waiting=0)
 
     def close_block(self, state: MomentState) -> None:
@@ -231,39 +239,6 @@ class CupyBackend:
     def errors(self, rows: Rows, *, threads: int = 1) -> DeviceArray:
         return slopes(rows, plain(rows))[0]
 
-    def formed(self, rows: Rows) -> Iterator[tuple[slice, DeviceArray]]:
-        """The rows in float64, a piece at a time."""
-        size = max(PIECE_BYTES // (8 * rows.n_parameters), 1)
-        for start, stop in spans(rows.n_samples, size):
-            part = rows.slice(start, stop)
-            out = empty((stop - start, rows.n_parameters), rows.compute_dtype, "rows")
-            self.materialize(part, out)
-            yield slice(start, stop), out.astype(FLOAT64, copy=False)
-
-    def norms(self, rows: Rows, *, threads: int = 1) -> DeviceArray:
-        out = empty(rows.n_samples, FLOAT64, "norms")
-        for span, G in self.formed(rows):
-            out[span] = cupy().linalg.norm(G, axis=1)
-        return out
-
-    def matvec(self, rows: Rows, vectors: DeviceArray, *, threads: int = 1) -> DeviceArray:
-        out = empty((rows.n_samples, int(vectors.shape[1])), FLOAT64, "a product")
-        for span, G in self.formed(rows):
-            out[span] = G @ vectors
-        return out
-
-    def rmatvec(self, rows: Rows, vectors: DeviceArray, *, threads: int = 1) -> DeviceArray:
-        out = zeros((rows.n_parameters, int(vectors.shape[1])), FLOAT64, "a product")
-        for span, G in self.formed(rows):
-            out += G.T @ vectors[span]
-        return out
-
-    def gram_matvec(self, rows: Rows, vectors: DeviceArray, *, threads: int = 1) -> DeviceArray:
-        out = zeros(vectors.shape, FLOAT64, "a product")
-        for _, G in self.formed(rows):
-            out += G.T @ (G @ vectors)
-        return out
-
     def group_sums(self, rows: Rows, groups: Groups, out: DeviceArray, *, threads: int = 1) -> None:
         """Draws outside of the rows were checked by the caller; here they would count as nothing."""
         X = plain(rows)
@@ -291,55 +266,6 @@ class CupyBackend:
             out,
         )
 
-    def outer_gram(
-        self,
-        A: DeviceArray,
-        pairs: PairWeights,
-        unit_column: bool,
-        out: DeviceArray,
-        *,
-        begin: bool,
-        end: bool,
-        threads: int = 1,
-    ) -> None:
-        """Pieces of any length; block by block, unless the engine does it at once."""
-        if begin:
-            out.fill(0)
-        k = int(pairs.errors.shape[1])
-        width = int(A.shape[1]) + unit_column
-        full = A
-        if unit_column:
-            full = empty((int(A.shape[0]), width), A.dtype, "activations")
-            full[:, :-1] = A
-            full[:, -1] = 1
-        served = self.engine.outer_rank_update(
-            full, pairs.errors, pairs.row_weight, pairs.curvature, out, accuracy=self.accuracy
-        )
-        if not served:
-            self._outer_blocks(DeviceRows(full), pairs, out, k, width)
-        if end:
-            self.symmetrize(out, 1.0, out)
-
-    def _outer_blocks(self, rows: Rows, pairs: PairWeights, out: DeviceArray, k: int, width: int) -> None:
-        xp = cupy()
-        aside = empty((width, width), out.dtype, "a block")
-        panel = self.cublas.panel(
-            min(rows.n_samples, layout.BLOCK_ROWS), width, rows.compute_dtype, accuracy=self.accuracy
-        )
-        for start, stop in spans(rows.n_samples, layout.BLOCK_ROWS):
-            e = pairs.errors[start:stop]
-            c = None if pairs.row_weight is None else pairs.row_weight[start:stop]
-            for p in range(k):
-                for q in range(p + 1):
-                    other = ((1.0 if p == q else 0.0) - e[:, q]) if pairs.curvature else e[:, q]
-                    s = e[:, p] * other
-                    weights = xp.ascontiguousarray(s if c is None else s * c)
-                    self.cublas.prepare(Block(rows.slice(start, stop), weights), panel)
-                    aside.fill(0)
-                    self.cublas.rank_update(panel, aside)
-                    self.symmetrize(aside, 1.0, aside)
-                    out[p * width : (p + 1) * width, q * width : (q + 1) * width] += aside
-
     def pair_dependence(
         self,
         labels: DeviceArray,
@@ -347,24 +273,15 @@ class CupyBackend:
         input_weights: DeviceArray,
         target_weights: DeviceArray | None,
         *,
+        n_rows: int | None = None,
         threads: int = 1,
     ) -> DeviceArray:
-        return pair_dependence(labels, q, input_weights, target_weights)
+        return pair_dependence(labels, q, input_weights, target_weights, n_rows)
 
-
-def spans(n_rows: int, size: int) -> Iterator[tuple[int, int]]:
-    """(start, stop) of consecutive ranges of ``size`` rows, the last shorter."""
-    for start in range(0, n_rows, size):
-        yield start, min(start + size, n_rows)
-
-
-def dense(rows: Rows) -> Rows:
-    """Structured rows formed; others as they are."""
-    if not isinstance(rows, DeviceStructuredRows):
-        return rows
-    out = empty((rows.n_samples, rows.n_parameters), rows.compute_dtype, "rows")
-    rows.expand(out)
-    return DeviceRows(out)
+    def kronecker_sums(
+        self, A: DeviceArray, factors: Sequence[KroneckerFactor], out: DeviceArray, *, threads: int = 1
+    ) -> None:
+        kronecker_sums(A, factors, out)
 
 
 def _device(state: MomentState) -> DeviceMoments:

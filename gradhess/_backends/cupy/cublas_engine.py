@@ -2,9 +2,9 @@
 
 The lower triangle of ``Z^T Z`` is computed in ``PANELS`` column panels, each one GEMM from its first row down: 9/8 of
 the work of a perfect triangle, 9/16 of that of the full product. (``syrk`` is slow in some releases of cuBLAS for
-Hopper; ``bench/gpu.py`` times both.) float32 panels are summed over slabs of ``layout.SLAB_ROWS`` rows in float32, and
-then added to the float64 scatter. cuBLAS keeps its bits from run to run on one kind of device; another number of
-multiprocessors or another release may choose other kernels.
+Hopper; ``bench/gpu.py`` times both.) float32 panels are summed in float32 over slabs of ``layout.SLAB_ROWS`` rows, and
+these over ``layout.BLOCK_ROWS`` rows, and then added to the float64 scatter. cuBLAS keeps its bits from run to run on
+one kind of device; another number of multiprocessors or another release may choose other kernels.
 """
 
 from __future__ import annotations
@@ -136,34 +136,48 @@ class CublasEngine:
                     # Above the diagonal this writes what is not the scatter's; everything reads the lower triangle.
                     _products(panel.rows, other, panel.n, p, first, last, scatter, p, keep=True)
                     continue
-                for start in range(0, panel.n, layout.SLAB_ROWS):
-                    stop = min(start + layout.SLAB_ROWS, panel.n)
-                    _products(
-                        panel.rows,
-                        other,
-                        stop - start,
-                        p,
-                        first,
-                        last,
-                        panel.products,
-                        last - first,
-                        keep=start > 0,
-                        from_row=start,
-                        packed=True,
-                    )
-                add = "add_panel" if scatter.dtype == FLOAT64 else "add_panel_same"
-                table(
-                    add,
-                    panel.dtype,
-                    p - first,
-                    last - first,
-                    panel.products,
-                    first,
-                    p - first,
-                    last - first,
-                    scatter,
-                    p,
-                )
+                for start in range(0, panel.n, layout.BLOCK_ROWS):
+                    stop = min(start + layout.BLOCK_ROWS, panel.n)
+                    self._add_float32(panel, other, scatter, (first, last), (start, stop))
+
+    def _add_float32(
+        self,
+        panel: CublasPanel,
+        other: DeviceArray,
+        scatter: DeviceArray,
+        columns: tuple[int, int],
+        rows: tuple[int, int],
+    ) -> None:
+        """Rows that are summed in float32, slab by slab, to the scatter."""
+        p, (first, last), (begin, end) = panel.n_parameters, columns, rows
+        for start in range(begin, end, layout.SLAB_ROWS):
+            stop = min(start + layout.SLAB_ROWS, end)
+            _products(
+                panel.rows,
+                other,
+                stop - start,
+                p,
+                first,
+                last,
+                panel.products,
+                last - first,
+                keep=start > begin,
+                from_row=start,
+                packed=True,
+            )
+        add = "add_panel" if scatter.dtype == FLOAT64 else "add_panel_same"
+        table(
+            add,
+            panel.dtype,
+            p - first,
+            last - first,
+            panel.products,
+            first,
+            p - first,
+            last - first,
+            scatter,
+            p,
+        )
 
     def fused(self, block: Block, panel: Panel, scatter: DeviceArray) -> bool:
         return False

@@ -43,7 +43,7 @@ NO_BAD_ROW: Final = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Rows that are summed together: at most ``layout.block_rows(p)`` of them, all on the current device."""
+    """Rows that are summed together: at most ``layout.batch_rows(p)`` of them, all on the current device."""
 
     rows: Rows
     """Kind ``"dense"``, ``"gradient"`` (softmax too) or ``"hessian"``. ``rows.X`` (n, d) has any strides and dtype

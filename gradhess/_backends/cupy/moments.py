@@ -131,6 +131,16 @@ def commit(state: DeviceMoments, *, seen: int, waiting: int) -> None:
         launch("close_gate", FLOAT64, 1, (32,), state.status, state.bad, state.call, seen, waiting)
 
 
+def reserve(state: DeviceMoments) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
+    """Memory of ``join``. Ask for it before a block is added: what is out of memory then has changed nothing."""
+    p = state.n_parameters
+    work = state.panels.get("join")
+    if work is None:
+        work = state.panels["join"] = tuple(empty(size, np.float64, "a correction") for size in (p, p, 1))
+    own, delta, factor = work
+    return own, delta, factor
+
+
 def join(
     state: DeviceMoments,
     sums: DeviceArray,
@@ -140,10 +150,7 @@ def join(
 ) -> None:
     """Rows whose scatter about ``shift`` was added already join location and scalars, and correct the scatter."""
     p = state.n_parameters
-    work = state.panels.get("join")
-    if work is None:
-        work = state.panels["join"] = tuple(empty(size, np.float64, "a correction") for size in (p, p, 1))
-    own, delta, factor = work
+    own, delta, factor = reserve(state)
     flat(
         "fold_block",
         FLOAT64,

@@ -15,17 +15,23 @@ TILE_BYTES: Final = 128 << 20
 
 
 def pair_dependence(
-    labels: DeviceArray, q: int, input_weights: DeviceArray, target_weights: DeviceArray | None
+    labels: DeviceArray,
+    q: int,
+    input_weights: DeviceArray,
+    target_weights: DeviceArray | None,
+    n_rows: int | None = None,
 ) -> DeviceArray:
     """See ``Backend.pair_dependence``. Counts are integers below 2^31, exact in float64."""
     xp = cupy()
     n_targets, n_inputs = labels.shape
-    out = zeros(n_inputs, FLOAT64, "pairwise dependence")
+    asked = n_inputs if n_rows is None else n_rows
+    out = zeros(asked, FLOAT64, "pairwise dependence")
     total = float(n_targets) if target_weights is None else 1.0
     size = int(max(1, min(n_inputs, TILE_BYTES // (8 * n_targets))))
     numbers = xp.arange(n_inputs)
-    for top in range(0, n_inputs, size):
-        x = labels[:, top : top + size]
+    for top in range(0, asked, size):
+        end = min(top + size, asked)
+        x = labels[:, top:end]
         for left in range(top, n_inputs, size):
             other = labels[:, left : left + size]
             eps = zeros((int(x.shape[1]), int(other.shape[1])), FLOAT64, "pairwise dependence")
@@ -36,7 +42,7 @@ def pair_dependence(
                 for z in range(q):
                     joint = mine.T @ (other == np.uint8(z)).astype(FLOAT64)
                     eps += xp.abs(joint / total - 1.0 / (q * q))
-            later = numbers[left : left + size][None, :] > numbers[top : top + size][:, None]
+            later = numbers[left : left + size][None, :] > numbers[top:end][:, None]
             weighted = xp.where(later, eps * eps * input_weights[left : left + size][None, :], 0.0)
-            out[top : top + size] += weighted.sum(axis=1)
+            out[top:end] += weighted.sum(axis=1)
     return out

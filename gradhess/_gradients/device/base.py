@@ -12,10 +12,11 @@ from gradhess import _device_memory
 from gradhess import _validation as check
 from gradhess._backends import registry
 from gradhess._backends.cupy import selftest
-from gradhess._backends.cupy.backend import CupyBackend, spans
+from gradhess._backends.cupy.backend import CupyBackend
 from gradhess._backends.cupy.engine import DeviceArray
 from gradhess._backends.cupy.launch import cupy, empty, flat, to_host
 from gradhess._backends.cupy.moments import DeviceMoments, moments
+from gradhess._backends.cupy.pieces import spans
 from gradhess._backends.cupy.rows import DeviceRows
 from gradhess._backends.protocol import FLOAT64, LOSS, PairWeights, Structure
 from gradhess._device_arrays import Place, as_device, give_back, place_of
@@ -107,7 +108,7 @@ class DeviceGradients(Gradients):
         accumulator = check.accumulator_dtype(dtype)
         check.accumulator_fits(accumulator, self.dtype, "dtype")
         with self.place:
-            _device_memory.require_matrix(self.n_parameters, what, accumulator)
+            _device_memory.require_matrix(self.n_parameters, self.n_samples, what, accumulator)
             state = self._sums("full", what, centred=centred, dtype=accumulator)
             return self._finished(state, scale)
 
@@ -252,7 +253,7 @@ class DeviceGradients(Gradients):
                 "this custom loss has no second derivative; pass second= to gradhess.losses.custom"
             )
         with self.place:
-            _device_memory.require_matrix(self.n_parameters, "a Hessian", FLOAT64)
+            _device_memory.require_matrix(self.n_parameters, self.n_samples, "a Hessian", FLOAT64)
             if loss.name == "softmax":
                 return self._softmax_hessian()
             curved = DeviceGradients(replace(self.rows, kind="hessian"), self.place, loss)

@@ -197,7 +197,7 @@ def device_weighted_gram(X: Any, weights: Any, out: Any) -> Any:
                 raise InputError(
                     "out must be contiguous (C or Fortran order); add the result to your view yourself"
                 )
-        _device_memory.require_matrix(d, "a Gram matrix", FLOAT64)
+        _device_memory.require_matrix(d, rows.n_samples, "a Gram matrix", FLOAT64)
         backend = device_backend(place)
         state = moments(d, "full", centred=False)
         backend.add_call(rows, factors, state)

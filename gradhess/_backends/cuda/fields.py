@@ -1,0 +1,78 @@
+"""What the compiled module is given: addresses, and the struct Block of csrc/cuda/block.hpp as a dictionary."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Final, cast
+
+from gradhess._backends.cupy.engine import Block, DeviceArray
+from gradhess._backends.cupy.launch import cupy
+from gradhess._backends.cupy.slopes import plain, slopes
+from gradhess._backends.protocol import FLOAT32, Rows
+
+ROW_PASS_LOSSES: Final = ("squared", "logistic", "poisson", "huber")
+
+
+def kernels() -> Any:
+    """The compiled module."""
+    return importlib.import_module("gradhess._cuda")
+
+
+def kernel_dtype(rows: Rows) -> str | None:
+    """The name that the kernels have for the dtype of X, or None."""
+    if getattr(rows, "bfloat16", False):
+        return "bfloat16"
+    name = str(rows.X.dtype)
+    return name if name in ("float64", "float32", "float16") else None
+
+
+def block_fields(block: Block) -> tuple[dict[str, Any], list[DeviceArray]]:
+    """The struct Block of csrc/cuda/block.hpp, and the arrays that must live until the kernel is queued."""
+    rows = block.rows
+    itemsize = rows.X.dtype.itemsize
+    fields: dict[str, Any] = {
+        "data": address(rows.X),
+        "dtype": kernel_dtype(rows),
+        "samples": rows.n_samples,
+        "features": int(rows.X.shape[1]),
+        "row_stride": rows.X.strides[0] // itemsize,
+        "column_stride": rows.X.strides[1] // itemsize,
+        "kind": rows.kind,
+        "unit_column": bool(rows.unit_column),
+        "outputs": rows.n_outputs,
+        "weights": address(block.weights),
+        "gate": address(block.gate),
+        "first_row": block.first_row,
+    }
+    kept: list[DeviceArray] = []
+    if block.shift is not None:
+        shift = cupy().asarray(block.shift, dtype=rows.compute_dtype)
+        kept.append(shift)
+        fields["shift"] = address(shift)
+    if rows.kind == "dense":
+        return fields, kept
+    loss = rows.loss
+    assert loss is not None
+    if loss.name in ROW_PASS_LOSSES:
+        fields |= {
+            "loss": loss.name,
+            "parameter": float(loss.parameter),
+            "y": address(rows.y),
+            "y_is_float": rows.y is not None and rows.y.dtype == FLOAT32,
+            "coef": address(rows.coef),
+            "intercept": address(rows.intercept),
+            "loss_weight": address(rows.loss_weight),
+        }
+        return fields, kept
+    slope, value = slopes(rows, plain(rows))
+    kept += [slope, value]
+    fields |= {"slopes": address(slope), "values": address(value)}
+    return fields, kept
+
+
+def address(array: DeviceArray | None) -> int:
+    return 0 if array is None else int(array.data.ptr)
+
+
+def current_stream() -> int:
+    return cast(int, cupy().cuda.get_current_stream().ptr)
