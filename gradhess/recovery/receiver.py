@@ -25,7 +25,7 @@ class HessianReceiver:
     Parameters
     ----------
     batch_size : int
-        n of every gradient.
+        n of every gradient: samples in a batch (times outputs, if a sample has several targets).
     noise_variance : float
         s^2 that was injected into the targets, known or claimed.
     existing : float
@@ -111,9 +111,11 @@ class HessianReceiver:
         Raises
         ------
         InputError
-            It was made for another batch size, noise or loss, or its gradients have another length.
+            It is this receiver, was made for another batch size, noise or loss, or has gradients of another length.
         """
         check.instance(other, HessianReceiver, "other")
+        if other is self:
+            raise InputError("cannot merge a receiver with itself: every gradient would count twice")
         for name in ("batch_size", "noise_variance", "existing", "reduction"):
             if getattr(self, name) != getattr(other, name):
                 raise InputError(
