@@ -202,7 +202,7 @@ def test_excess_risk_from_pairs():
     assert risk.n_pairs == pairs
 
 
-def test_sampling_error_of_an_adversary():
+def test_adversarial_risk_is_what_an_adversary_does():
     """The closed form of the adversarial risk is what a simulated adversary does."""
     rng = np.random.default_rng(8)
     d, eps = 4, 0.3
@@ -211,7 +211,7 @@ def test_sampling_error_of_an_adversary():
     x = rng.standard_normal((400_000, d)) @ root(Sigma)
     r = x @ (w - w_star) - 0.5 * rng.standard_normal(len(x))
     q = (w - w_star) @ Sigma @ (w - w_star)
-    for norm, dual in ((2, 2), (np.inf, 1), (1, np.inf)):
+    for norm, dual in ((2, 2), (np.inf, 1), (np.int64(1), np.inf)):
         worst = (np.abs(r) + eps * np.linalg.norm(w, dual)) ** 2  # the adversary moves x . w by eps |w|_*
         found = rec.adversarial_risk(w, None, q + 0.25, eps, norm)
         assert found == pytest.approx(worst.mean(), abs=4 * worst.std() / np.sqrt(len(x)))

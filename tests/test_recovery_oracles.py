@@ -156,6 +156,41 @@ def test_an_oracle_of_four_names(data):
         np.testing.assert_allclose(one.gradient, many.gradient, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("method", ["antithetic", "calibrated", "difference", "fixed_batch", "orthogonal"])
+@pytest.mark.parametrize("many", [False, True])
+def test_an_oracle_may_use_its_arrays_again(data, method, many):
+    """It adds the noise to the targets in place, and gives the same array of gradients at every call."""
+    X, y, coef = data
+
+    class Thrifty:
+        def __init__(self):
+            self.full = rec.LinearRegressionOracle(X, y, coef, batch_size=25, rng=1)
+            self.batch_size, self.n_params = 25, 4
+            self.answers = {}
+            if many:
+                self.draw_batches = self.full.draw_batches
+                self.gradients = self.gradient
+
+        def draw_batch(self):
+            return self.full.draw_batch()
+
+        def gradient(self, batch, target_noise):
+            target_noise += y[batch]
+            residual = X[batch] @ coef - target_noise
+            shape = (*target_noise.shape[:-1], 4)
+            answer = self.answers.setdefault(shape, np.empty(shape))
+            answer[...] = np.einsum("...n,...nd->...d", residual, X[batch]) / 25
+            return answer
+
+    m = None if method == "orthogonal" else 100
+    thrifty = rec.recover_hessian(Thrifty(), m, method, rng=2)
+    plain = rec.recover_hessian(
+        rec.LinearRegressionOracle(X, y, coef, batch_size=25, rng=1), m, method, rng=2
+    )
+    np.testing.assert_allclose(thrifty.hessian, plain.hessian, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(thrifty.gradient, plain.gradient, rtol=1e-9, atol=1e-9)
+
+
 def test_the_same_seed_gives_the_same_bits_and_chunks_do_not_matter(data, monkeypatch):
     X, y, coef = data
 

@@ -78,6 +78,10 @@ def test_receivers_merge(rng):
     np.testing.assert_array_equal(right.hessian_, before)
     left.partial_fit(parts[0], worker="c")
     np.testing.assert_array_equal(right.hessian_, before)
+    counts = left.workers_
+    with pytest.raises(InputError, match="with itself"):
+        left.merge(left)
+    assert left.workers_ == counts
     empty = rec.HessianReceiver(10, 10.0)
     np.testing.assert_array_equal(empty.merge(right).hessian_, before)
 
@@ -213,6 +217,11 @@ def test_summary_and_plot(data, tmp_path):
         assert len(figure.axes) == 2
     with pytest.raises(InputError, match="must end in"):
         est.plot(tmp_path / "figure.jpeg")
+    few = rec.recover_hessian(oracle, 4, "difference", rng=0)
+    assert few.sampling_error == np.inf
+    exact = rec.recover_hessian(oracle, None, "orthogonal", rng=0)
+    for nothing_to_predict in (few, exact):  # a warning is an error here
+        assert len(nothing_to_predict.plot(tmp_path / "spectrum.png").axes) == 1
     missing = tmp_path / "nowhere" / "figure.png"
     with pytest.raises(FileNotFoundError) as caught:
         est.plot(missing)

@@ -70,7 +70,7 @@ class Asker:
         return np.repeat(batch, count, axis=0) if self._in_one_call else batch * count
 
     def gradients(self, batches: Any, noise: Float64Array) -> Float64Array:
-        """(count, d), checked."""
+        """(count, d), checked, and a copy: the oracle may write to ``noise``, and use its own arrays again."""
         count, d = len(noise), self.n_params
         if self._in_one_call:
             found = as_numpy(self._oracle.gradients(batches, noise), "the gradients of the oracle")
@@ -78,7 +78,7 @@ class Asker:
                 raise InputError(
                     f"oracle.gradients returned shape {found.shape} for {count} batches; it must be ({count}, {d})"
                 )
-            result = np.asarray(found, np.float64)
+            result = np.array(found, np.float64)
         else:
             result = np.empty((count, d))
             for row, (batch, one) in enumerate(zip(batches, noise, strict=True)):
