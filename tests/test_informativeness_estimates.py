@@ -266,6 +266,7 @@ def test_no_collision_says_how_many_samples_it_takes(rng):
     assert found.n_collisions == 0
     assert found.lower_bound == pytest.approx(math.log(1000 * 999 / (2 * math.log(20))))
     assert "exp(E_c / 2)" in found.note
+    assert inf.collision_entropy_from_samples([1, 2]).lower_bound == 0  # no entropy is below
     # At an entropy of that bound, no collision is seen in about one run of twenty.
     values = round(math.exp(inf.collision_entropy_from_samples(np.arange(60)).lower_bound))
     none = sum(
@@ -312,10 +313,15 @@ def test_the_report_of_an_enumerated_class(tmp_path):
     for part in ("all 27 targets and 27 inputs", "variance over targets", "bound", "gradient steps", "64"):
         assert part in text
     assert max(map(len, text.splitlines())) <= 80
+    assert len(report.plot().axes) == 2
     report.plot(tmp_path / "report.png")
     assert (tmp_path / "report.png").stat().st_size > 10_000
     with pytest.raises(InputError, match="must end in"):
         report.plot(tmp_path / "report.jpeg")
+    missing = tmp_path / "nowhere" / "report.png"
+    with pytest.raises(FileNotFoundError) as caught:
+        report.plot(missing)
+    assert caught.value.filename == str(missing)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -413,6 +419,9 @@ def test_estimates_as_numbers_and_words():
     assert found.signal_to_noise(10).value == pytest.approx(10 * found.value / found.noise)
     low, high = found.batch_size_range(0.0)
     assert low == high == found.noise / found.value
+    # The noise is unbiased, so it may be negative; a batch has an input at least.
+    assert inf.InformativenessEstimate(0.5, 0.1, 0.6, -1.0, 10, 10).batch_size_range() == (1, 1)
+    assert inf.InformativenessEstimate(0.25, 0.125, 0.6, 5.0, 10, 10).batch_size_range() == (10, math.inf)
 
 
 def test_noise_below_rounding_is_none():
@@ -424,7 +433,7 @@ def test_noise_below_rounding_is_none():
         )
         assert found.noise == 0
         assert found.signal_to_noise(10).value == math.inf
-        assert found.batch_size_range() == (0, 0)
+        assert found.batch_size_range() == (1, 1)
 
 
 # ---- the experiments of the source -------------------------------------------------------------------------------

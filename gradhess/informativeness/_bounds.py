@@ -71,10 +71,12 @@ def bound(M: float, gradient_second_moment: Any, epsilon: float, collision_entro
     ------
     InputError
         A number is negative or NaN, Gamma is not square, or the entropy is an estimate that saw no collision.
+    InputTypeError
+        What should be a number is none.
     """
     largest = _checks.positive(M, "M", zero=True)
     dependence = _checks.positive(epsilon, "epsilon", zero=True)
-    entropy = float(collision_entropy)
+    entropy = _checks.number(collision_entropy, "collision_entropy")
     if math.isnan(entropy) or entropy < 0:
         raise InputError(f"collision_entropy is {entropy}; it must be from 0 to infinity")
     if isinstance(collision_entropy, EntropyEstimate) and math.isinf(entropy):

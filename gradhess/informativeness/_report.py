@@ -6,26 +6,35 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from gradhess import _validation as check
 from gradhess import losses
-from gradhess._plot import SUFFIXES, Panel, Series, draw_panels
-from gradhess.errors import InputError
+from gradhess._plot import Panel, Series, draw_panels
+from gradhess._plot.figure import picture
 from gradhess.informativeness import _checks
 from gradhess.informativeness._bounds import Bound, bound, largest_residual
 from gradhess.informativeness._collision import collision_entropy_from_samples
 from gradhess.informativeness._dependence import pairwise_dependence
 from gradhess.informativeness._enumeration import DerivativesInBlocks, require_gradients
-from gradhess.informativeness._estimate import Estimate, above_rounding, over_noise
+from gradhess.informativeness._estimate import (
+    Estimate,
+    above_rounding,
+    needed_batch,
+    needed_batches,
+    over_noise,
+)
 from gradhess.informativeness._exact import exact_informativeness, second_moment_norm
 from gradhess.informativeness._inputs import Inputs
 from gradhess.informativeness._montecarlo import estimate_informativeness, input_sampler
 from gradhess.informativeness._targets import TargetClass
 from gradhess.informativeness.models import Model, check_model, jacobian, predictions
 from gradhess.losses import Loss
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BATCH_SIZES: Final = (1, 10, 100, 1_000, 10_000, 100_000)
 MANY_STEPS: Final = 10**15
@@ -81,18 +90,11 @@ class Report:
     def batch_size(self, signal_to_noise: float = 1.0) -> float:
         """Inputs in a batch at which the signal is that many times the noise; infinite where there is no signal."""
         wanted = _checks.positive(signal_to_noise, "signal_to_noise")
-        if self.variance.value <= 0:
-            return math.inf
-        return max(1.0, wanted * max(self.noise, 0.0) / self.variance.value)
+        return needed_batch(self.variance.value, self.noise, wanted)
 
     def batch_size_range(self, n_errors: float = 2.0) -> tuple[float, float]:
         """The same for the variance plus and minus ``n_errors`` standard errors; (b, infinity) if it may be zero."""
-
-        def at(signal: float) -> float:
-            return max(1.0, max(self.noise, 0.0) / signal) if signal > 0 else math.inf
-
-        margin = n_errors * self.variance.stderr
-        return at(self.variance.value + margin), at(self.variance.value - margin)
+        return needed_batches(self.variance, self.noise, n_errors)
 
     def gradient_steps(self, batch_size: int) -> float:
         """Mini-batch gradients at these weights whose mean has as much signal as noise.
@@ -133,21 +135,28 @@ class Report:
             lines.append(f"{size:>12,}{_number(ratio.value, error):>24}{count:>18}")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
-    def plot(self, path: str | Path) -> None:
-        """Draw the signal-to-noise ratio over batch sizes, and the variance below its bounds, into a file.
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """Draw the signal-to-noise ratio over batch sizes, and the variance below its bounds.
+
+        Parameters
+        ----------
+        path : str or Path, optional
+            A ``.png``, ``.pdf`` or ``.svg`` file to write. Needs matplotlib.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
 
         Raises
         ------
         InputError
             The name does not end in .png, .pdf or .svg.
         """
-        file = Path(path)
-        if file.suffix.lower() not in SUFFIXES:
-            raise InputError(f"path: {file.name} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+        file = None if path is None else picture(path)
         panels = [self._ratio_panel()]
         if self.bound is not None:
             panels.append(self._bound_panel(self.bound))
-        draw_panels(panels, file, title="what the gradient says about its target")
+        return draw_panels(panels, file, title="what the gradient says about its target")
 
     def _ratio_panel(self) -> Panel:
         """On a logarithmic scale, which has no place for a ratio that is not positive, where any is."""

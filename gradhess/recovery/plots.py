@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from gradhess._backends.protocol import Float64Array
-from gradhess._plot import SUFFIXES
 from gradhess._plot import figure as look
-from gradhess.errors import InputError
 from gradhess.recovery.arguments import symmetric
 from gradhess.recovery.metrics import sampling_error, whitened_error
 
@@ -27,9 +25,7 @@ MARKED_UP_TO: Final = 40
 def draw_estimate(est: HessianEstimate, path: str | Path | None, reference: Any) -> Figure:
     """The spectrum with its sampling error, and errors against the number of gradients where any are known."""
     exact = None if reference is None else symmetric(reference, "reference", est.n_params)
-    file = None if path is None else Path(path)
-    if file is not None and file.suffix.lower() not in SUFFIXES:
-        raise InputError(f"path: {file.name} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+    file = None if path is None else look.picture(path)
     # Of orthogonal noise, whose error is that of rounding, there is nothing to predict.
     errors = exact is not None or any(0 < value < np.inf for value in (est.sampling_error, est.bias_bound))
     figure = look.new_figure(9.0 if errors else 5.0, 4.0)
@@ -39,10 +35,7 @@ def draw_estimate(est: HessianEstimate, path: str | Path | None, reference: Any)
         _errors(axes[1], est, exact)
     look.title(figure, f"Hessian from {est.n_gradients:,} gradients, {est.method}")
     if file is not None:
-        try:
-            look.save(figure, file)
-        except OSError as error:  # it names the temporary file
-            raise OSError(error.errno, error.strerror, str(path)) from None
+        look.save(figure, file)
     return figure
 
 

@@ -16,8 +16,7 @@ from gradhess.errors import InputError, InputTypeError
 from gradhess.recovery.arguments import nonnegative
 from gradhess.recovery.calibration import gradient_factor
 from gradhess.recovery.oracle import batch_stream, distinct_rows, refuse_labels
-
-_CHANGE_BETWEEN_CALLS = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
+from gradhess.torch._module_function import refuse_training_layers
 
 
 class RegressionOracle:
@@ -113,7 +112,7 @@ class RegressionOracle:
 
     def gradient(self, batch: Any, target_noise: Any) -> Tensor:
         """(n_params,) on the CPU: the gradient on that batch with noise (n,) or (n, n_targets) added to its targets."""
-        self._refuse_training_layers()
+        refuse_training_layers(self.model, "model")
         x, y = self._fetch(np.asarray(batch))
         with torch.enable_grad():
             prediction = self.model(x)
@@ -154,14 +153,6 @@ class RegressionOracle:
             targets = torch.stack([torch.as_tensor(target).detach().cpu() for _, target in items])
         values = targets.detach().to("cpu", torch.float64).numpy()
         refuse_labels(check.finite(values, "the target of the dataset"), "the target of the dataset")
-
-    def _refuse_training_layers(self) -> None:
-        for name, module in self.model.named_modules():
-            if module.training and isinstance(module, _CHANGE_BETWEEN_CALLS):
-                raise InputError(
-                    f"layer {name!r} ({type(module).__name__}) is in training mode, where the output of the model "
-                    "changes from call to call; call model.eval() first"
-                )
 
 
 def _as_dataset(dataset: Any) -> Any:
