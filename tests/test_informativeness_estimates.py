@@ -461,6 +461,28 @@ def test_the_sweep_enumerates_what_the_budget_allows():
     assert lines[1].slope > lines[0].slope
 
 
+def test_regression_lines_are_least_squares():
+    """Points on a line of slope 0.4 and intercept -0.7 for a = 2, off one for a = 3, and two only for a = 4."""
+    sizes = np.array([3, 9, 27, 81, 243])
+
+    def points(a, heights):
+        return [
+            experiments.Dependence(5, "binary", 4, 2, a, int(size), a**4, math.exp(-height))
+            for size, height in zip(sizes, heights, strict=False)
+        ]
+
+    x = np.log(sizes)
+    off = 0.2 * x + np.array([0.1, -0.3, 0.2, 0.0, 0.1])
+    lines = experiments.regression_lines(points(2, 0.4 * x - 0.7) + points(3, off) + points(4, x[:2]))
+    assert [(line.a, line.n_points) for line in lines] == [(2, 5), (3, 5)]
+    exact = (lines[0].slope, lines[0].intercept, lines[0].r_squared)
+    np.testing.assert_allclose(exact, (0.4, -0.7, 1.0), rtol=1e-13)
+    slope = np.cov(x, off, ddof=0)[0, 1] / x.var()
+    np.testing.assert_allclose(lines[1].slope, slope, rtol=1e-13)
+    np.testing.assert_allclose(lines[1].intercept, off.mean() - slope * x.mean(), rtol=1e-12)
+    np.testing.assert_allclose(lines[1].r_squared, np.corrcoef(x, off)[0, 1] ** 2, rtol=1e-12)
+
+
 def test_sparse_inputs_are_not_monotone():
     sweep = experiments.entropy_sweep([2 / 3, 0.5, 0.3, 0.1, 0.01])
     assert [f"{point.collision_entropy:.3f}" for point in sweep[:4]] == ["4.394", "3.923", "2.502", "0.818"]

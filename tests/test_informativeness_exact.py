@@ -102,6 +102,8 @@ def test_parities_are_pairwise_independent_but_for_zero(backend):
 
 def test_collision_entropy_of_known_distributions():
     close(inf.collision_entropy(np.ones(50)), math.log(50))
+    for n, q in ((2, 3), (3, 5), (2, 6)):
+        close(inf.lwe.inputs(n, q).collision_entropy, n * math.log(q))
     assert inf.collision_entropy([3.0]) == 0.0
     assert inf.collision_entropy([0.0, 2.0, 0.0]) == 0.0
     close(inf.collision_entropy([1, 1, 2]), -math.log(6 / 16))
@@ -221,6 +223,20 @@ def test_the_bound_is_above_the_exact_variance(q, kind, loss, rng):
             assert exact <= top.tight * (1 + ROUNDING)
             assert top.tight <= top.value * (1 + ROUNDING)
             assert float(top) == top.value
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_bound_is_above_the_exact_variance_of_parities(n, weighted, rng):
+    """Labels that stand for 1 and -1; with weights of the parities and of the points, of any sum."""
+    parity, points = inf.parities(n), inf.lwe.inputs(n, 2).points
+    shares = 3 * rng.uniform(size=2**n) if weighted else None
+    target = inf.TargetClass("parities", parity.evaluate, parity.members, shares, q=2, values=parity.values)
+    inputs = inf.Inputs(points, 5 * rng.uniform(size=2**n) if weighted else None)
+    for seed in range(5):
+        report = inf.analyze(TanhNetwork(n, 4, scale=2.0, rng=seed), target, inputs)
+        assert 0 < report.variance.value <= report.bound.tight * (1 + ROUNDING)
+        assert report.bound.terms["M"] == 1  # of (p - y)^2 / 2: half the distance of 1 and -1
 
 
 def test_an_entropy_without_collisions_is_not_infinite():
@@ -370,6 +386,27 @@ def test_relabelling_changes_nothing(backend, rng):
     close(inf.pairwise_dependence(each[np.arange(13), labels], q), base)
     close(inf.pairwise_dependence(labels[:, rng.permutation(13)], q), base)
     close(inf.pairwise_dependence(labels[rng.permutation(9)], q), base)
+
+
+@settings(max_examples=20, deadline=None)
+@given(n=st.integers(2, 9), p=st.integers(1, 9), targets=st.integers(2, 7), seed=st.integers(0, 2**32 - 1))
+def test_the_order_of_inputs_targets_and_parameters_does_not_matter(n, p, targets, seed):
+    """In the dual form (n <= p) and the other; nor does renaming labels, if their values go along."""
+    rng = np.random.default_rng(seed)
+    J, q = rng.normal(size=(n, p)), 3
+    labels, values = rng.integers(0, q, (n, targets)), rng.normal(size=q)
+    mu, shares = rng.uniform(0.1, 1, n), rng.uniform(0.1, 1, targets)
+    base = inf.exact_informativeness(J, values[labels], mu, target_weights=shares)
+    x, h, j, y = (rng.permutation(size) for size in (n, targets, p, q))
+    renamed, moved = y[labels], values[np.argsort(y)]
+    np.testing.assert_array_equal(moved[renamed], values[labels])
+    found = inf.exact_informativeness(J[x][:, j], moved[renamed][x][:, h], mu[x], target_weights=shares[h])
+    # Sums in another order of terms no larger than |J| |R|, squared.
+    size = float((np.abs(J).max() * np.abs(values).max() * p) ** 2)
+    np.testing.assert_allclose(found.per_parameter, base.per_parameter[j], rtol=0, atol=ROUNDING * size)
+    assert inf.second_moment_norm(J[x][:, j], mu[x]) == pytest.approx(
+        inf.second_moment_norm(J, mu), rel=ROUNDING
+    )
 
 
 def test_only_ratios_of_weights_matter(backend, rng):

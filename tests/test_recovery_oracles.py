@@ -99,6 +99,16 @@ def test_features_that_are_not_centred(data):
     assert rec.whitened_error(est, np.cov(X, rowvar=False)) > 1
 
 
+def test_indicators_as_features(rng):
+    """Columns of zeros and ones, one of them rare, and an intercept: at any distance from the optimum."""
+    X = np.column_stack([rng.uniform(size=(2000, 3)) < [0.5, 0.2, 0.02], np.ones(2000)]).astype(float)
+    y = X @ [1.0, -2.0, 30.0, 5.0] + rng.standard_t(3, 2000)
+    for replace in (True, False):
+        oracle = rec.LinearRegressionOracle(X, y, np.zeros(4), batch_size=50, replace=replace, rng=0)
+        est = rec.recover_hessian(oracle, 20_000, rng=0)
+        assert rec.whitened_error(est, X.T @ X / len(X)) < 2 * est.sampling_error
+
+
 def test_fewer_gradients_than_parameters():
     Sigma = spectrum(12, 10)
     oracle = FreshOracle(Sigma, np.zeros(12), 50)
