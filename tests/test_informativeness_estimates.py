@@ -313,6 +313,9 @@ def test_the_report_of_an_enumerated_class(tmp_path):
     for part in ("all 27 targets and 27 inputs", "variance over targets", "bound", "gradient steps", "64"):
         assert part in text
     assert max(map(len, text.splitlines())) <= 80
+    assert str(report) == text
+    assert repr(report) == "<Report: 21 parameters, 27 targets, 27 inputs>"
+    assert repr(TARGET) == "<TargetClass: 27 secrets modulo 3, 27 members>"
     assert len(report.plot().axes) == 2
     report.plot(tmp_path / "report.png")
     assert (tmp_path / "report.png").stat().st_size > 10_000

@@ -211,6 +211,8 @@ def test_summary_and_plot(data, tmp_path):
         text = est.summary()
         assert f"Hessian of 4 parameters from 1,000 gradients on batches of 25 ({method})" in text
         assert max(map(len, text.splitlines())) <= 100
+        assert str(est) == text
+        assert repr(est) == f"<HessianEstimate: 4 parameters from 1,000 gradients, {method}>"
         path = tmp_path / f"{method}.png"
         figure = est.plot(path, reference=oracle.hessian())
         assert path.stat().st_size > 10_000

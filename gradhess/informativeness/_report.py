@@ -135,6 +135,12 @@ class Report:
             lines.append(f"{size:>12,}{_number(ratio.value, error):>24}{count:>18}")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
+    def __str__(self) -> str:
+        return self.summary()
+
+    def __repr__(self) -> str:
+        return f"<Report: {self.model_parameters:,} parameters, {self.n_targets:,} targets, {self.n_inputs:,} inputs>"
+
     def plot(self, path: str | Path | None = None) -> Figure:
         """Draw the signal-to-noise ratio over batch sizes, and the variance below its bounds.
 

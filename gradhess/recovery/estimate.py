@@ -88,6 +88,12 @@ class HessianEstimate:
             lines.append("  indefinite: use project_psd=True, or method='antithetic'")
         return "\n".join(lines)
 
+    def __str__(self) -> str:
+        return self.summary()
+
+    def __repr__(self) -> str:
+        return f"<HessianEstimate: {self.n_params} parameters from {self.n_gradients:,} gradients, {self.method}>"
+
     def plot(self, path: str | Path | None = None, *, reference: Any = None) -> Figure:
         """Draw the spectrum, and the error to expect against the number of gradients.
 
