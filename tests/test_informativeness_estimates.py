@@ -208,6 +208,9 @@ def test_models_and_classes_of_wrong_shapes_are_named():
     Wrong.predict = lambda self, x: np.zeros(len(x))
     with pytest.raises(InputError, match=r"model\.jacobian gave shape \(28, 2\)"):
         inf.analyze(Wrong(), TARGET, INPUTS)
+    for model in (LinearModel([1.0]), TanhNetwork(2, 4)):
+        with pytest.raises(InputError, match=r"x has shape \(27, 3\); the model takes \(n, [12]\)"):
+            inf.analyze(model, TARGET, INPUTS)
     bad = inf.TargetClass("bad", lambda x, m: np.zeros((3, 3)), members=[1, 2])
     with pytest.raises(InputError, match="evaluate of 'bad' gave shape"):
         inf.analyze(MODEL, bad, INPUTS)
@@ -420,6 +423,8 @@ def test_estimates_as_numbers_and_words():
     assert str(estimate) == "0.5 ± 0.01"
     found = inf.estimate_informativeness(MODEL, TARGET, INPUTS, n_targets=30, n_inputs=400, rng=0)
     assert found.signal_to_noise(10).value == pytest.approx(10 * found.value / found.noise)
+    with pytest.raises(InputError, match="batch_size is 0"):
+        found.signal_to_noise(0)
     low, high = found.batch_size_range(0.0)
     assert low == high == found.noise / found.value
     # The noise is unbiased, so it may be negative; a batch has an input at least.
@@ -487,6 +492,8 @@ def test_regression_lines_are_least_squares():
 
 
 def test_sparse_inputs_are_not_monotone():
+    with pytest.raises(InputError, match=r"rho is 1.5; it is a probability"):
+        experiments.entropy_sweep([1.5])
     sweep = experiments.entropy_sweep([2 / 3, 0.5, 0.3, 0.1, 0.01])
     assert [f"{point.collision_entropy:.3f}" for point in sweep[:4]] == ["4.394", "3.923", "2.502", "0.818"]
     assert sweep[2].variance > 1.5 * sweep[0].variance

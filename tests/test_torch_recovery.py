@@ -124,6 +124,8 @@ def test_order_of_parameters(data):
         part.gradient(batch, noise).numpy(),
         torch.cat([full[where["2.weight"]], full[where["0.bias"]]]).numpy(),
     )
+    for one in ("2.weight", model[2].weight):
+        assert list(RegressionOracle(model, (X, y), 8, one).parameter_slices) == ["2.weight"]
     model[0].weight.requires_grad_(False)
     assert list(RegressionOracle(model, (X, y), 8).parameter_slices) == ["0.bias", "2.weight", "2.bias"]
 

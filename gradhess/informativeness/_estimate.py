@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
+from gradhess import _validation as check
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -86,7 +88,7 @@ class InformativenessEstimate(Estimate):
 
         Infinite without noise.
         """
-        return over_noise(self, batch_size, self.noise)
+        return over_noise(self, check.count(batch_size, "batch_size", 1), self.noise)
 
     def batch_size_range(self, n_errors: float = 2.0) -> tuple[float, float]:
         """Batch sizes at which signal and noise are equal, at ``value`` plus and minus ``n_errors`` standard errors.

@@ -16,6 +16,7 @@ import numpy as np
 
 from gradhess import _validation as check
 from gradhess import losses
+from gradhess.errors import InputError
 from gradhess.informativeness import _checks, lwe
 from gradhess.informativeness._bounds import bound, derivatives, largest_residual
 from gradhess.informativeness._dependence import pairwise_dependence, symmetric_dependence
@@ -164,6 +165,8 @@ def entropy_sweep(
     found = []
     for rho in rhos:
         share = _checks.positive(rho, "rho")
+        if share > 1:
+            raise InputError(f"rho is {share}; it is a probability")
         inputs = lwe.inputs(n, [1 - share, *[share / (q - 1)] * (q - 1)])
         points, mu = inputs.points, inputs.weights
         epsilon = pairwise_dependence(target.labels(points), q, input_weights=mu)

@@ -35,7 +35,7 @@ class RegressionOracle:
         here, for its target.
     batch_size : int
         n.
-    parameters : iterable of str or of torch.nn.Parameter, optional
+    parameters : str, torch.nn.Parameter, or an iterable of those, optional
         Which parameters, and in which order; by default all that require a gradient, in the order of
         ``model.named_parameters()``. A gradient is their concatenation, each flattened row-major; ``parameter_slices``
         says where each lies.
@@ -61,7 +61,7 @@ class RegressionOracle:
         model: nn.Module,
         dataset: Any,
         batch_size: int,
-        parameters: Iterable[str | nn.Parameter] | None = None,
+        parameters: str | nn.Parameter | Iterable[str | nn.Parameter] | None = None,
         reduction: str = "mean",
         *,
         existing_noise: float = 0.0,
@@ -178,13 +178,15 @@ def _size(dataset: Any) -> int:
 
 
 def _chosen(
-    model: nn.Module, wanted: Iterable[str | nn.Parameter] | None
+    model: nn.Module, wanted: str | nn.Parameter | Iterable[str | nn.Parameter] | None
 ) -> tuple[list[str], list[nn.Parameter]]:
     """Names and parameters, in the order in which a gradient has them."""
     named = dict(model.named_parameters())
     if wanted is None:
         names = [name for name, parameter in named.items() if parameter.requires_grad]
     else:
+        if isinstance(wanted, (str, nn.Parameter)):
+            wanted = [wanted]  # both can be iterated over, but not by parameter
         by_identity = {id(parameter): name for name, parameter in named.items()}
         names = []
         for entry in wanted:
