@@ -12,7 +12,6 @@ from gradhess import _validation as check
 from gradhess._arrays import as_numpy
 from gradhess._backends.protocol import AnyArray, Float64Array
 from gradhess.errors import InputError, InputTypeError
-from gradhess.informativeness._estimate import Estimate
 
 MAX_LABELS: Final = 256
 """Labels are kept as bytes."""
@@ -80,23 +79,6 @@ def real_matrix(value: Any, name: str, meaning: str) -> AnyArray:
         bad = int(np.argmax(~np.isfinite(array).all(axis=1)))
         raise InputError(f"{name} holds NaN or infinity, first in row {bad}")
     return array
-
-
-def positive(value: Any, name: str, *, zero: bool = False) -> float:
-    """A finite real number above zero, or at least zero."""
-    real = number(value, name)
-    if not math.isfinite(real) or real < 0 or (real == 0 and not zero):
-        raise InputError(f"{name} is {value}; it must be finite and {'not negative' if zero else 'positive'}")
-    return real
-
-
-def number(value: Any, name: str) -> float:
-    """A float from a real number, or from an estimate of one."""
-    if isinstance(value, Estimate):
-        return value.value
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise InputTypeError(f"{name} must be a number, not {type(value).__name__}")
-    return float(value)
 
 
 def generator(value: Any) -> np.random.Generator:

@@ -89,7 +89,7 @@ class Report:
 
     def batch_size(self, signal_to_noise: float = 1.0) -> float:
         """Inputs in a batch at which the signal is that many times the noise; infinite where there is no signal."""
-        wanted = _checks.positive(signal_to_noise, "signal_to_noise")
+        wanted = check.positive(signal_to_noise, "signal_to_noise")
         return needed_batch(self.variance.value, self.noise, wanted)
 
     def batch_size_range(self, n_errors: float = 2.0) -> tuple[float, float]:

@@ -61,7 +61,7 @@ class TanhNetwork:
 
     def __init__(self, n_features: int, width: int, *, scale: float = 1.0, rng: Any = 0) -> None:
         d, k = check.count(n_features, "n_features", 1), check.count(width, "width", 1)
-        spread = _checks.positive(scale, "scale") / np.sqrt(d)
+        spread = check.positive(scale, "scale") / np.sqrt(d)
         generator = _checks.generator(rng)
         self.weight = spread * generator.standard_normal((k, d))
         self.bias = generator.standard_normal(k)

@@ -9,9 +9,10 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse.linalg import LinearOperator
 
+from gradhess import _validation as check
 from gradhess._backends.protocol import AnyArray, Float64Array
 from gradhess.errors import InputError
-from gradhess.recovery.arguments import nonnegative, symmetric, vector
+from gradhess.recovery.arguments import symmetric, vector
 from gradhess.recovery.receiver import HessianReceiver
 
 
@@ -88,7 +89,7 @@ def preconditioner(est_or_matrix: Any, ridge: float | str = "auto") -> Precondit
         elif abs(values[0]) <= zero:
             added = math.sqrt(np.finfo(np.float64).eps) * trace / d
     else:
-        added = nonnegative(ridge, "ridge")
+        added = check.nonnegative(ridge, "ridge")
     if values[0] + added <= zero:
         if values[0] < -zero:
             raise InputError(

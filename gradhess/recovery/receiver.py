@@ -12,7 +12,6 @@ from gradhess._arrays import as_numpy
 from gradhess._backends.protocol import Float64Array
 from gradhess._streaming import StreamingCovariance
 from gradhess.errors import InputError, InputTypeError, NonFiniteError, NotFittedError
-from gradhess.recovery.arguments import nonnegative
 from gradhess.recovery.calibration import gradient_factor
 from gradhess.recovery.metrics import sampling_error
 
@@ -51,8 +50,8 @@ class HessianReceiver:
         self, batch_size: int, noise_variance: float, *, existing: float = 0.0, reduction: str = "half_mean"
     ) -> None:
         self.batch_size = check.count(batch_size, "batch_size", 1)
-        self.noise_variance = nonnegative(noise_variance, "noise_variance")
-        self.existing = nonnegative(existing, "existing")
+        self.noise_variance = check.nonnegative(noise_variance, "noise_variance")
+        self.existing = check.nonnegative(existing, "existing")
         self.reduction = reduction
         self._factor = gradient_factor(reduction, self.batch_size)
         if self.noise_variance + self.existing == 0:

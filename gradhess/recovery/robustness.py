@@ -7,8 +7,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from gradhess import _validation as check
 from gradhess.errors import InputError
-from gradhess.recovery.arguments import nonnegative, symmetric, vector
+from gradhess.recovery.arguments import symmetric, vector
 
 _DUAL: Final = {1.0: np.inf, 2.0: 2.0, np.inf: 1.0}
 """The order of the dual norm."""
@@ -44,8 +45,8 @@ def adversarial_risk(
         negative.
     """
     w = vector(coef, "coef")
-    V = nonnegative(residual_variance, "residual_variance")
-    eps = nonnegative(epsilon, "epsilon")
+    V = check.nonnegative(residual_variance, "residual_variance")
+    eps = check.nonnegative(epsilon, "epsilon")
     Sigma = None
     if hessian is not None:
         Sigma = symmetric(getattr(hessian, "second_moment", hessian), "hessian", len(w))

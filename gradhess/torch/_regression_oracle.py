@@ -13,9 +13,9 @@ from torch.utils.data import TensorDataset, default_collate
 from gradhess import _validation as check
 from gradhess._backends.protocol import AnyArray
 from gradhess.errors import InputError, InputTypeError
-from gradhess.recovery.arguments import nonnegative
+from gradhess.recovery.arguments import BATCHES, random_stream
 from gradhess.recovery.calibration import gradient_factor
-from gradhess.recovery.oracle import batch_stream, distinct_rows, refuse_labels
+from gradhess.recovery.oracle import distinct_rows, refuse_labels
 from gradhess.torch._module_function import refuse_training_layers
 
 
@@ -79,8 +79,8 @@ class RegressionOracle:
             raise InputError(f"batch_size is {self.batch_size}, but there are {self._size} samples to draw")
         self._names, self._parameters = _chosen(model, parameters)
         self.reduction = reduction
-        self.existing_noise = nonnegative(existing_noise, "existing_noise")
-        self._rng = batch_stream(rng)
+        self.existing_noise = check.nonnegative(existing_noise, "existing_noise")
+        self._rng = random_stream(rng, BATCHES)
         _, y = self._fetch(np.zeros(1, np.int64))
         if not torch.is_floating_point(y):
             raise InputTypeError(
