@@ -21,7 +21,8 @@ class GradientOracle(Protocol):
     Further names are used where they are there: ``existing_noise`` (variance known to be in the targets, 0 by
     default), ``reduction`` ("half_mean" by default), ``n_targets`` (targets of one sample, 1 by default; else the noise
     of a batch has shape (batch_size, n_targets)), and to save time ``draw_batches(count)``, an array with a batch in
-    each row, with ``gradients(batches, target_noise)``, (count, n_params), for many batches in one call.
+    each row, with ``gradients(batches, target_noise)``, (count, n_params), for many batches in one call. It may
+    write to the noise, and use the array that it returned again.
     """
 
     @property
