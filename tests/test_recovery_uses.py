@@ -61,6 +61,24 @@ def test_a_receiver_recovers_and_centres_by_worker(rng):
     assert rx.workers_ == {0: 3000, 1: 3000, 2: 3000}
 
 
+@pytest.mark.parametrize(("reduction", "factor"), [("half_mean", 1 / 10), ("mean", 2 / 10), ("sum", 2.0)])
+def test_each_worker_costs_one_degree_of_freedom(rng, reduction, factor):
+    """The formula, of workers that sent few gradients of very different means; one gradient adds nothing."""
+    sent = {
+        "a": rng.standard_normal((3, 2)) + 50,
+        "b": rng.standard_normal((5, 2)),
+        "c": np.full((1, 2), 9.0),
+    }
+    rx = rec.HessianReceiver(10, 4.0, existing=2.0, reduction=reduction)
+    for worker, gradients in sent.items():
+        rx.partial_fit(gradients, worker=worker)
+    scatter = sum((g - g.mean(axis=0)).T @ (g - g.mean(axis=0)) for g in sent.values())
+    # Products of numbers near 50 of which differences of size one are left.
+    np.testing.assert_allclose(rx.hessian_, scatter / (6 * factor * (4.0 + 2.0)), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(rx.gradient_, np.concatenate(list(sent.values())).mean(axis=0), rtol=1e-14)
+    assert rx.sampling_error_ == rec.sampling_error(2, 6, 10)
+
+
 def test_receivers_merge(rng):
     parts = [rng.standard_normal((40, 3)) for _ in range(4)]
     whole = rec.HessianReceiver(10, 10.0)
