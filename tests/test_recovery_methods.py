@@ -130,6 +130,10 @@ def test_fixed_batch_is_the_hessian_of_the_batch(data):
     batch = X[rows].T @ X[rows] / 30
     assert rec.whitened_error(est, batch) < 1.5 * est.sampling_error
     assert rec.whitened_error(batch, oracle.hessian()) > 3 * est.sampling_error
+    # Of one batch with fresh noise a gradient is Gaussian, of as many dimensions as the batch has rows.
+    assert est.sampling_error == rec.sampling_error(4, 6000)
+    few = rec.LinearRegressionOracle(X, y, coef, batch_size=3, rng=5)
+    assert rec.recover_hessian(few, 50, "fixed_batch", rng=5).sampling_error == rec.sampling_error(3, 50)
 
 
 @pytest.mark.parametrize("n", [16, 30, 1])

@@ -206,6 +206,25 @@ def test_preconditioner_of_a_receiver(rng):
         rec.preconditioner(rec.HessianReceiver(10, 10.0))
 
 
+@pytest.mark.parametrize(("method", "each"), [("calibrated", 1), ("antithetic", 2)])
+def test_a_ridge_for_few_gradients(method, each):
+    """Just enough vectors for a rank of d, and one more than d + 1: an inverse is noise in the first case."""
+    d = 6
+    for vectors in (d + 1, d + 2):
+        oracle = FreshOracle(spectrum(d, 10), np.zeros(d), 50)
+        est = rec.recover_hessian(oracle, each * vectors, method, rng=0)
+        assert est.n_vectors == vectors
+        assert np.linalg.matrix_rank(est.hessian) == d
+        expected = np.trace(est.hessian) / vectors if vectors == d + 1 else 0
+        assert rec.preconditioner(est).ridge == pytest.approx(expected)
+
+
+def test_an_exact_hessian_needs_no_ridge(data):
+    oracle = rec.LinearRegressionOracle(*data, batch_size=4, rng=0)  # as many rows as columns
+    est = rec.recover_hessian(oracle, None, "orthogonal", rng=0)
+    assert rec.preconditioner(est).ridge == 0
+
+
 def test_which_scale_an_estimate_is_measured_in():
     Sigma = spectrum(4, 10)
     est = rec.recover_hessian(FreshOracle(Sigma, np.zeros(4), 40, reduction="mean"), 8000, rng=0)

@@ -67,6 +67,11 @@ class HessianEstimate:
         n = self.batch_size * self.n_targets
         return self.hessian / (gradient_factor(self.reduction, n) * n)
 
+    @property
+    def n_vectors(self) -> int:
+        """Independent vectors that the Hessian was told from: m, but m / 2 of antithetic (pairs) and difference."""
+        return self.n_gradients // 2 if self.method in ("antithetic", "difference") else self.n_gradients
+
     def summary(self) -> str:
         """A few lines of text."""
         values = np.linalg.eigvalsh(self.hessian)
