@@ -82,7 +82,7 @@ def assert_calibrated(found):
     assert -5 * uncertainty < claimed / spread - 1 < 5 * uncertainty + 1 / found[0].n_targets
 
 
-@pytest.mark.parametrize(("n_targets", "n_inputs"), [(10, 40), (40, 60), (10, 300)])
+@pytest.mark.parametrize(("n_targets", "n_inputs"), [(5, 60), (10, 40), (40, 60), (10, 300)])
 def test_standard_errors_are_the_spread_over_repetitions(n_targets, n_inputs):
     assert_calibrated(repeat(1500, n_targets=n_targets, n_inputs=n_inputs))
 

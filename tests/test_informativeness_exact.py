@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -336,6 +337,20 @@ def test_many_targets_pass_in_blocks(rng):
     found = inf.exact_informativeness(wide, R)
     close(found, float(expected.sum()))
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(found)).per_parameter, found.per_parameter)
+
+
+def test_fewer_inputs_than_parameters_take_the_dual_form(rng):
+    """No gradient of a target is formed, which would be 160 MB here, and no p x p matrix, of 3.2 GB."""
+    J, R = rng.normal(size=(8, 20_000)), rng.normal(size=(8, 1000))
+    found, norm = inf.exact_informativeness(J[:, :50], R), inf.second_moment_norm(J[:, :50])  # compile first
+    tracemalloc.start()
+    found, norm = inf.exact_informativeness(J, R), inf.second_moment_norm(J)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * J.nbytes
+    gram = J @ J.T
+    close(found, np.trace(np.cov(R, ddof=0) @ gram) / 64)
+    close(norm, np.linalg.norm(gram) / 8)
 
 
 def test_blocks_come_in_any_iterable(rng):

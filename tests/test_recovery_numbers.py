@@ -203,10 +203,10 @@ def test_excess_risk_from_pairs():
 
 
 def test_excess_risk_from_few_pairs():
-    """Unbiased to leading order: 30 pairs at d = 6, where the corrections are a third of the answer each."""
+    """Unbiased to leading order: 30 pairs at d = 6, where both corrections count."""
     d, n, q, pairs, runs = 6, 20, 0.5, 30, 1500
     Sigma = spectrum(d, 30)
-    oracle = FreshOracle(Sigma, delta_of_risk(Sigma, q), n, noise=4.0)
+    oracle = FreshOracle(Sigma, delta_of_risk(Sigma, q), n, noise=40.0)
     rng = np.random.default_rng(12)
     found = [rec.excess_risk(rec.recover_hessian(oracle, 2 * pairs, rng=rng)).q for _ in range(runs)]
     # What is left is of second order: (d / M)^2 of q.
