@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bench_support import machine
+from bench_support.backends import on_backend
 from bench_support.problems import DTYPES, QUICK, Array
 from bench_support.timing import PAUSE_SECONDS
 
@@ -93,27 +94,12 @@ class Draws:
 Job = Callable[[Draws], Array]
 
 
-def _gradhess(backend: str) -> Callable[[], Job]:
-    def factory() -> Job:
-        import gradhess as gh
+def _gradhess(draws: Draws) -> Array:
+    import gradhess as gh
 
-        try:
-            with gh.use_backend(backend):
-                pass
-        except gh.errors.BackendError as error:
-            raise ImportError(str(error)) from error
-
-        def job(draws: Draws) -> Array:
-            X, y, coef, batches, noise = draws.arrays
-            with gh.use_backend(backend):
-                g = gh.grouped(
-                    gh.glm_gradients(X, y, coef), batches, shifts=noise, scale=1 / batches.shape[1]
-                )
-                return g.covariance(ddof=1)
-
-        return job
-
-    return factory
+    X, y, coef, batches, noise = draws.arrays
+    g = gh.grouped(gh.glm_gradients(X, y, coef), batches, shifts=noise, scale=1 / batches.shape[1])
+    return g.covariance(ddof=1)
 
 
 def _numpy_loop() -> Job:
@@ -162,8 +148,8 @@ def _torch() -> Job:
 
 
 METHODS: dict[str, Callable[[], Job]] = {
-    "gradhess-cpu": _gradhess("cpu"),
-    "gradhess-numba": _gradhess("numba"),
+    "gradhess-cpu": on_backend("cpu", _gradhess),
+    "gradhess-numba": on_backend("numba", _gradhess),
     "numpy-loop": _numpy_loop,
     "scipy-sparse": _scipy_sparse,
     "torch-embedding-bag": _torch,

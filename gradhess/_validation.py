@@ -6,6 +6,7 @@ Functions take what the user passed and the name it was passed under, and return
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 import numpy as np
@@ -47,6 +48,27 @@ def count(value: Any, name: str, minimum: int) -> int:
     if value < minimum:
         raise InputError(f"{name} is {value}; it must be at least {minimum}")
     return int(value)
+
+
+def number(value: Any, name: str) -> float:
+    """A real number, which may be infinite or NaN."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise InputTypeError(f"{name} must be a number, not {type(value).__name__}")
+    return float(value)
+
+
+def nonnegative(value: Any, name: str) -> float:
+    real = number(value, name)
+    if not (math.isfinite(real) and real >= 0):
+        raise InputError(f"{name} is {real}; it must be finite and not negative")
+    return real
+
+
+def positive(value: Any, name: str) -> float:
+    real = number(value, name)
+    if not (math.isfinite(real) and real > 0):
+        raise InputError(f"{name} is {real}; it must be finite and positive")
+    return real
 
 
 def instance(value: Any, kind: type, name: str) -> None:

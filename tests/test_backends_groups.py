@@ -132,12 +132,13 @@ def test_instruction_sets_with_fused_multiply_adds_agree(rng):
 
 def test_float32_chains_are_short(ops, rng):
     """Ones and a large number: a single chain in float32 would lose every one of them that comes after it."""
-    X = np.ones((1 + 2**12, 9), np.float32)
-    X[0] = 2**24
-    groups = Groups(np.array([0, len(X)]), None, None, None, None, None)
-    found = sums_of(ops, Rows(X), groups)
-    # At most the ones of the first chain are lost, and the sum is rounded to an even number.
-    assert (np.abs(found - (2**24 + 2**12)) <= layout.SHORT_CHAIN).all()
+    for d in WIDTHS:
+        X = np.ones((1 + 2**12, d), np.float32)
+        X[0] = 2**24
+        groups = Groups(np.array([0, len(X)]), None, None, None, None, None)
+        found = sums_of(ops, Rows(X), groups)
+        # At most the ones of the first chain are lost, and the sum is rounded to an even number.
+        assert (np.abs(found - (2**24 + 2**12)) <= layout.SHORT_CHAIN).all(), d
 
 
 def test_a_row_that_is_not_there_is_refused(ops, rng):

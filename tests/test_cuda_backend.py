@@ -17,8 +17,9 @@ from test_gpu_backend import (
     run,
     test_an_accumulator_of_float32,
     test_every_kind_of_rows,
-    test_group_sums_and_pairs_of_outputs,
+    test_group_sums,
     test_layouts_and_types_of_rows,
+    test_pairs_of_outputs,
     test_states_merge,
 )
 
@@ -32,8 +33,9 @@ from gradhess._backends.protocol import PairWeights, Rows
 __all__ = [
     "test_an_accumulator_of_float32",
     "test_every_kind_of_rows",
-    "test_group_sums_and_pairs_of_outputs",
+    "test_group_sums",
     "test_layouts_and_types_of_rows",
+    "test_pairs_of_outputs",
     "test_states_merge",
 ]
 

@@ -8,6 +8,7 @@ import numpy as np
 import oracles
 import pytest
 from gpu_support import Gpu
+from test_backends_groups import expected_sums, make_groups
 
 from gradhess._backends import registry
 from gradhess._backends.cupy import kronecker, layout, pairs
@@ -199,25 +200,22 @@ def test_products_with_vectors(gpu, loss):
         assert (np.abs(got.get() - expected) <= u * size + 1e-300).all()
 
 
-def test_group_sums_and_pairs_of_outputs(gpu):
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_group_sums(gpu, dtype):
+    """To the bound that every backend is held to (test_backends_groups.py)."""
+    rows = oracles.make_rows(50, 4, kind="gradient", loss="softmax", unit_column=True, dtype=dtype)
+    groups = make_groups(registry.get("reference"), rows, [3, 0, 40, 7], np.random.default_rng(2))
+    expected, bound = expected_sums(rows, groups)
+    moved = Groups(*(gpu.array(getattr(groups, name)) for name in groups.__slots__))
+    out = gpu.cupy.empty(expected.shape, dtype)
+    registry.get("cupy").group_sums(DeviceRows(gpu.array(rows.X), unit_column=True), moved, out)
+    oracles.assert_close(out.get(), expected, bound, "sum")
+
+
+def test_pairs_of_outputs(gpu):
     backend, reference = registry.get("cupy"), registry.get("reference")
     rng = np.random.default_rng(2)
     X = rng.normal(size=(50, 4))
-    groups = Groups(
-        np.array([0, 3, 3, 10]),
-        rng.integers(0, 50, 10),
-        rng.normal(size=(50, 2)),
-        rng.normal(size=10),
-        rng.normal(size=10),
-        rng.normal(size=3),
-    )
-    expected = np.empty((3, 10))
-    reference.group_sums(Rows(X, unit_column=True), groups, expected, threads=1)
-    moved = Groups(*(gpu.array(getattr(groups, name)) for name in groups.__slots__))
-    out = gpu.cupy.empty((3, 10))
-    backend.group_sums(DeviceRows(gpu.array(X), unit_column=True), moved, out)
-    np.testing.assert_allclose(out.get(), expected, rtol=0, atol=200 * 2.0**-53)
-
     e, c = rng.dirichlet(np.ones(3), 50), rng.uniform(1, 2, 50)
     for curvature in (False, True):
         whole = np.empty((15, 15))

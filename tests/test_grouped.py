@@ -61,7 +61,8 @@ def test_factors_shifts_and_scale_belong_to_draws(problem, rng):
     expected = np.stack([(a[:, None] * G)[labels == label].sum(axis=0) for label in range(3)])
     close(gh.grouped(g, labels, factors=a).toarray(), expected)
     ragged = [[0, 1], [2]]
-    close(gh.grouped(g, ragged, factors=[[1.0, 2.0], [3.0]]).toarray(), [G[0] + 2 * G[1], 3 * G[2]])
+    for factors in ([[1.0, 2.0], [3.0]], [1.0, 2.0, 3.0], np.array([1.0, 2.0, 3.0])):
+        close(gh.grouped(g, ragged, factors=factors).toarray(), [G[0] + 2 * G[1], 3 * G[2]])
 
 
 def test_noise_on_targets_is_a_shift(problem, rng):
@@ -176,6 +177,7 @@ def test_no_groups(problem):
     grouped = gh.grouped(gh.glm_gradients(*problem[:3]), np.zeros((0, 5), np.int64))
     assert grouped.shape == (0, D)
     assert grouped.toarray().shape == (0, D)
+    assert gh.grouped(problem[3], []).shape == (0, D)  # a list of no arrays
     with pytest.raises(InputError, match="more than 0 rows"):
         grouped.mean()
 
@@ -203,6 +205,8 @@ def test_no_groups(problem):
         (dict(groups=[[1, 2]], scale=np.inf), InputError, "scale holds NaN or infinity"),
         (dict(groups=[[1, 2], [3]], factors=[[1.0], [1.0]]), InputError, "same lengths"),
         (dict(groups=np.full(N, np.nan)), InputError, "NaN"),
+        (dict(groups=np.array(["a", 1] * (N // 2), object)), InputTypeError, "neither all text nor all"),
+        (dict(groups=np.array([None] * N)), InputTypeError, "neither all text nor all"),
     ],
 )
 def test_bad_arguments(problem, arguments, error, message):

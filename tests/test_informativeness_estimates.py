@@ -82,7 +82,7 @@ def assert_calibrated(found):
     assert -5 * uncertainty < claimed / spread - 1 < 5 * uncertainty + 1 / found[0].n_targets
 
 
-@pytest.mark.parametrize(("n_targets", "n_inputs"), [(10, 40), (40, 60), (10, 300)])
+@pytest.mark.parametrize(("n_targets", "n_inputs"), [(5, 60), (10, 40), (40, 60), (10, 300)])
 def test_standard_errors_are_the_spread_over_repetitions(n_targets, n_inputs):
     assert_calibrated(repeat(1500, n_targets=n_targets, n_inputs=n_inputs))
 
@@ -208,6 +208,9 @@ def test_models_and_classes_of_wrong_shapes_are_named():
     Wrong.predict = lambda self, x: np.zeros(len(x))
     with pytest.raises(InputError, match=r"model\.jacobian gave shape \(28, 2\)"):
         inf.analyze(Wrong(), TARGET, INPUTS)
+    for model in (LinearModel([1.0]), TanhNetwork(2, 4)):
+        with pytest.raises(InputError, match=r"x has shape \(27, 3\); the model takes \(n, [12]\)"):
+            inf.analyze(model, TARGET, INPUTS)
     bad = inf.TargetClass("bad", lambda x, m: np.zeros((3, 3)), members=[1, 2])
     with pytest.raises(InputError, match="evaluate of 'bad' gave shape"):
         inf.analyze(MODEL, bad, INPUTS)
@@ -266,6 +269,7 @@ def test_no_collision_says_how_many_samples_it_takes(rng):
     assert found.n_collisions == 0
     assert found.lower_bound == pytest.approx(math.log(1000 * 999 / (2 * math.log(20))))
     assert "exp(E_c / 2)" in found.note
+    assert inf.collision_entropy_from_samples([1, 2]).lower_bound == 0  # no entropy is below
     # At an entropy of that bound, no collision is seen in about one run of twenty.
     values = round(math.exp(inf.collision_entropy_from_samples(np.arange(60)).lower_bound))
     none = sum(
@@ -312,10 +316,18 @@ def test_the_report_of_an_enumerated_class(tmp_path):
     for part in ("all 27 targets and 27 inputs", "variance over targets", "bound", "gradient steps", "64"):
         assert part in text
     assert max(map(len, text.splitlines())) <= 80
+    assert str(report) == text
+    assert repr(report) == "<Report: 21 parameters, 27 targets, 27 inputs>"
+    assert repr(TARGET) == "<TargetClass: 27 secrets modulo 3, 27 members>"
+    assert len(report.plot().axes) == 2
     report.plot(tmp_path / "report.png")
     assert (tmp_path / "report.png").stat().st_size > 10_000
     with pytest.raises(InputError, match="must end in"):
         report.plot(tmp_path / "report.jpeg")
+    missing = tmp_path / "nowhere" / "report.png"
+    with pytest.raises(FileNotFoundError) as caught:
+        report.plot(missing)
+    assert caught.value.filename == str(missing)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -411,8 +423,13 @@ def test_estimates_as_numbers_and_words():
     assert str(estimate) == "0.5 ± 0.01"
     found = inf.estimate_informativeness(MODEL, TARGET, INPUTS, n_targets=30, n_inputs=400, rng=0)
     assert found.signal_to_noise(10).value == pytest.approx(10 * found.value / found.noise)
+    with pytest.raises(InputError, match="batch_size is 0"):
+        found.signal_to_noise(0)
     low, high = found.batch_size_range(0.0)
     assert low == high == found.noise / found.value
+    # The noise is unbiased, so it may be negative; a batch has an input at least.
+    assert inf.InformativenessEstimate(0.5, 0.1, 0.6, -1.0, 10, 10).batch_size_range() == (1, 1)
+    assert inf.InformativenessEstimate(0.25, 0.125, 0.6, 5.0, 10, 10).batch_size_range() == (10, math.inf)
 
 
 def test_noise_below_rounding_is_none():
@@ -424,7 +441,7 @@ def test_noise_below_rounding_is_none():
         )
         assert found.noise == 0
         assert found.signal_to_noise(10).value == math.inf
-        assert found.batch_size_range() == (0, 0)
+        assert found.batch_size_range() == (1, 1)
 
 
 # ---- the experiments of the source -------------------------------------------------------------------------------
@@ -452,7 +469,31 @@ def test_the_sweep_enumerates_what_the_budget_allows():
     assert lines[1].slope > lines[0].slope
 
 
+def test_regression_lines_are_least_squares():
+    """Points on a line of slope 0.4 and intercept -0.7 for a = 2, off one for a = 3, and two only for a = 4."""
+    sizes = np.array([3, 9, 27, 81, 243])
+
+    def points(a, heights):
+        return [
+            experiments.Dependence(5, "binary", 4, 2, a, int(size), a**4, math.exp(-height))
+            for size, height in zip(sizes, heights, strict=False)
+        ]
+
+    x = np.log(sizes)
+    off = 0.2 * x + np.array([0.1, -0.3, 0.2, 0.0, 0.1])
+    lines = experiments.regression_lines(points(2, 0.4 * x - 0.7) + points(3, off) + points(4, x[:2]))
+    assert [(line.a, line.n_points) for line in lines] == [(2, 5), (3, 5)]
+    exact = (lines[0].slope, lines[0].intercept, lines[0].r_squared)
+    np.testing.assert_allclose(exact, (0.4, -0.7, 1.0), rtol=1e-13)
+    slope = np.cov(x, off, ddof=0)[0, 1] / x.var()
+    np.testing.assert_allclose(lines[1].slope, slope, rtol=1e-13)
+    np.testing.assert_allclose(lines[1].intercept, off.mean() - slope * x.mean(), rtol=1e-12)
+    np.testing.assert_allclose(lines[1].r_squared, np.corrcoef(x, off)[0, 1] ** 2, rtol=1e-12)
+
+
 def test_sparse_inputs_are_not_monotone():
+    with pytest.raises(InputError, match=r"rho is 1.5; it is a probability"):
+        experiments.entropy_sweep([1.5])
     sweep = experiments.entropy_sweep([2 / 3, 0.5, 0.3, 0.1, 0.01])
     assert [f"{point.collision_entropy:.3f}" for point in sweep[:4]] == ["4.394", "3.923", "2.502", "0.818"]
     assert sweep[2].variance > 1.5 * sweep[0].variance

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -102,6 +103,8 @@ def test_parities_are_pairwise_independent_but_for_zero(backend):
 
 def test_collision_entropy_of_known_distributions():
     close(inf.collision_entropy(np.ones(50)), math.log(50))
+    for n, q in ((2, 3), (3, 5), (2, 6)):
+        close(inf.lwe.inputs(n, q).collision_entropy, n * math.log(q))
     assert inf.collision_entropy([3.0]) == 0.0
     assert inf.collision_entropy([0.0, 2.0, 0.0]) == 0.0
     close(inf.collision_entropy([1, 1, 2]), -math.log(6 / 16))
@@ -223,6 +226,20 @@ def test_the_bound_is_above_the_exact_variance(q, kind, loss, rng):
             assert float(top) == top.value
 
 
+@pytest.mark.parametrize("n", [1, 2, 4])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_bound_is_above_the_exact_variance_of_parities(n, weighted, rng):
+    """Labels that stand for 1 and -1; with weights of the parities and of the points, of any sum."""
+    parity, points = inf.parities(n), inf.lwe.inputs(n, 2).points
+    shares = 3 * rng.uniform(size=2**n) if weighted else None
+    target = inf.TargetClass("parities", parity.evaluate, parity.members, shares, q=2, values=parity.values)
+    inputs = inf.Inputs(points, 5 * rng.uniform(size=2**n) if weighted else None)
+    for seed in range(5):
+        report = inf.analyze(TanhNetwork(n, 4, scale=2.0, rng=seed), target, inputs)
+        assert 0 < report.variance.value <= report.bound.tight * (1 + ROUNDING)
+        assert report.bound.terms["M"] == 1  # of (p - y)^2 / 2: half the distance of 1 and -1
+
+
 def test_an_entropy_without_collisions_is_not_infinite():
     seen = inf.collision_entropy_from_samples(np.arange(100))
     assert math.isinf(seen.value)
@@ -322,6 +339,20 @@ def test_many_targets_pass_in_blocks(rng):
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(found)).per_parameter, found.per_parameter)
 
 
+def test_fewer_inputs_than_parameters_take_the_dual_form(rng):
+    """No gradient of a target is formed, which would be 160 MB here, and no p x p matrix, of 3.2 GB."""
+    J, R = rng.normal(size=(8, 20_000)), rng.normal(size=(8, 1000))
+    found, norm = inf.exact_informativeness(J[:, :50], R), inf.second_moment_norm(J[:, :50])  # compile first
+    tracemalloc.start()
+    found, norm = inf.exact_informativeness(J, R), inf.second_moment_norm(J)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * J.nbytes
+    gram = J @ J.T
+    close(found, np.trace(np.cov(R, ddof=0) @ gram) / 64)
+    close(norm, np.linalg.norm(gram) / 8)
+
+
 def test_blocks_come_in_any_iterable(rng):
     J, R = rng.normal(size=(5, 3)), rng.normal(size=(5, 7))
     parts = [R[:, :4], R[:, 4:5], R[:, 5:]]
@@ -370,6 +401,27 @@ def test_relabelling_changes_nothing(backend, rng):
     close(inf.pairwise_dependence(each[np.arange(13), labels], q), base)
     close(inf.pairwise_dependence(labels[:, rng.permutation(13)], q), base)
     close(inf.pairwise_dependence(labels[rng.permutation(9)], q), base)
+
+
+@settings(max_examples=20, deadline=None)
+@given(n=st.integers(2, 9), p=st.integers(1, 9), targets=st.integers(2, 7), seed=st.integers(0, 2**32 - 1))
+def test_the_order_of_inputs_targets_and_parameters_does_not_matter(n, p, targets, seed):
+    """In the dual form (n <= p) and the other; nor does renaming labels, if their values go along."""
+    rng = np.random.default_rng(seed)
+    J, q = rng.normal(size=(n, p)), 3
+    labels, values = rng.integers(0, q, (n, targets)), rng.normal(size=q)
+    mu, shares = rng.uniform(0.1, 1, n), rng.uniform(0.1, 1, targets)
+    base = inf.exact_informativeness(J, values[labels], mu, target_weights=shares)
+    x, h, j, y = (rng.permutation(size) for size in (n, targets, p, q))
+    renamed, moved = y[labels], values[np.argsort(y)]
+    np.testing.assert_array_equal(moved[renamed], values[labels])
+    found = inf.exact_informativeness(J[x][:, j], moved[renamed][x][:, h], mu[x], target_weights=shares[h])
+    # Sums in another order of terms no larger than |J| |R|, squared.
+    size = float((np.abs(J).max() * np.abs(values).max() * p) ** 2)
+    np.testing.assert_allclose(found.per_parameter, base.per_parameter[j], rtol=0, atol=ROUNDING * size)
+    assert inf.second_moment_norm(J[x][:, j], mu[x]) == pytest.approx(
+        inf.second_moment_norm(J, mu), rel=ROUNDING
+    )
 
 
 def test_only_ratios_of_weights_matter(backend, rng):

@@ -169,6 +169,13 @@ def test_parities_of_signs_are_products():
         (lambda: inf.bound(-1, 1.0, 0.1, 1.0), InputError, "M is -1"),
         (lambda: inf.bound(1, np.ones((2, 3)), 0.1, 1.0), InputError, r"\(p, p\)"),
         (lambda: inf.bound(1, 1.0, 0.1, -0.5), InputError, "collision_entropy is -0.5"),
+        (lambda: inf.bound(1, 1.0, 0.1, math.nan), InputError, "collision_entropy is nan"),
+        (
+            lambda: inf.bound(1, 1.0, 0.1, None),
+            InputTypeError,
+            "collision_entropy must be a number, not None",
+        ),
+        (lambda: inf.bound("1", 1.0, 0.1, 1.0), InputTypeError, "M must be a number, not str"),
         (lambda: inf.largest_residual([0.0], [0.0, 1.0], "softmax"), InputError, "several predictions"),
         (lambda: inf.high_frequency(1), InputError, "A is 1"),
         (lambda: inf.high_frequency(3, "square"), InputError, "kind is 'square'"),

@@ -81,6 +81,20 @@ def test_larger_noise_beats_calibration_where_it_is_free():
     assert calibrated.bias_bound > 5
 
 
+def test_what_noise_that_nobody_knows_of_leaves():
+    """rescaled, with only the injected variance known: a bias of (noise + 2 q) / s^2, in every loss."""
+    d, n, q, noise, m = 5, 40, 8.0, 24.0, 6000
+    Sigma = spectrum(d, 30)
+    for reduction, (_, needed) in REDUCTIONS.items():
+        oracle = FreshOracle(Sigma, delta_of_risk(Sigma, q), n, noise=noise, reduction=reduction)
+        s2 = 2 * needed
+        est = rec.recover_hessian(oracle, m, "rescaled", noise_variance=s2, rng=11)
+        bias = (noise + 2 * q) / s2
+        error = rec.whitened_error(est, oracle.hessian)
+        # The direction of the bias is fixed: four standard errors sqrt(2 / m) of an eigenvalue 1 + bias.
+        assert error == pytest.approx(bias, abs=4 * np.sqrt(2 / m) * (1 + bias))
+
+
 def test_difference_with_unknown_noise():
     Sigma = spectrum(4, 10)
     oracle = FreshOracle(Sigma, delta_of_risk(Sigma, 20.0), 40, noise=30.0)
@@ -116,6 +130,10 @@ def test_fixed_batch_is_the_hessian_of_the_batch(data):
     batch = X[rows].T @ X[rows] / 30
     assert rec.whitened_error(est, batch) < 1.5 * est.sampling_error
     assert rec.whitened_error(batch, oracle.hessian()) > 3 * est.sampling_error
+    # Of one batch with fresh noise a gradient is Gaussian, of as many dimensions as the batch has rows.
+    assert est.sampling_error == rec.sampling_error(4, 6000)
+    few = rec.LinearRegressionOracle(X, y, coef, batch_size=3, rng=5)
+    assert rec.recover_hessian(few, 50, "fixed_batch", rng=5).sampling_error == rec.sampling_error(3, 50)
 
 
 @pytest.mark.parametrize("n", [16, 30, 1])

@@ -202,7 +202,32 @@ def test_excess_risk_from_pairs():
     assert risk.n_pairs == pairs
 
 
-def test_sampling_error_of_an_adversary():
+def test_excess_risk_from_few_pairs():
+    """Unbiased to leading order: 30 pairs at d = 6, where both corrections count."""
+    d, n, q, pairs, runs = 6, 20, 0.5, 30, 1500
+    Sigma = spectrum(d, 30)
+    oracle = FreshOracle(Sigma, delta_of_risk(Sigma, q), n, noise=40.0)
+    rng = np.random.default_rng(12)
+    found = [rec.excess_risk(rec.recover_hessian(oracle, 2 * pairs, rng=rng)).q for _ in range(runs)]
+    # What is left is of second order: (d / M)^2 of q.
+    error = 4 * np.std(found, ddof=1) / np.sqrt(runs) + q * (d / pairs) ** 2
+    assert np.mean(found) == pytest.approx(q, abs=error)
+
+
+def test_bias_bound_from_few_gradients():
+    """24 gradients of 8 parameters: the inverse of their covariance is 1.64 times too large, which is put right."""
+    d, n, q, s2, m, runs = 8, 400, 20.0, 4000.0, 24, 400
+    Sigma = spectrum(d, 10)
+    oracle = FreshOracle(Sigma, delta_of_risk(Sigma, q), n)
+    rng = np.random.default_rng(13)
+    found = [
+        rec.recover_hessian(oracle, m, "rescaled", noise_variance=s2, rng=rng).bias_bound for _ in range(runs)
+    ]
+    error = 4 * np.std(found, ddof=1) / np.sqrt(runs)
+    assert np.mean(found) == pytest.approx(2 * q / s2, abs=error + 4 * q / s2 * 2 * q / s2)
+
+
+def test_adversarial_risk_is_what_an_adversary_does():
     """The closed form of the adversarial risk is what a simulated adversary does."""
     rng = np.random.default_rng(8)
     d, eps = 4, 0.3
@@ -211,7 +236,7 @@ def test_sampling_error_of_an_adversary():
     x = rng.standard_normal((400_000, d)) @ root(Sigma)
     r = x @ (w - w_star) - 0.5 * rng.standard_normal(len(x))
     q = (w - w_star) @ Sigma @ (w - w_star)
-    for norm, dual in ((2, 2), (np.inf, 1), (1, np.inf)):
+    for norm, dual in ((2, 2), (np.inf, 1), (np.int64(1), np.inf)):
         worst = (np.abs(r) + eps * np.linalg.norm(w, dual)) ** 2  # the adversary moves x . w by eps |w|_*
         found = rec.adversarial_risk(w, None, q + 0.25, eps, norm)
         assert found == pytest.approx(worst.mean(), abs=4 * worst.std() / np.sqrt(len(x)))

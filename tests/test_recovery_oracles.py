@@ -99,6 +99,16 @@ def test_features_that_are_not_centred(data):
     assert rec.whitened_error(est, np.cov(X, rowvar=False)) > 1
 
 
+def test_indicators_as_features(rng):
+    """Columns of zeros and ones, one of them rare, and an intercept: at any distance from the optimum."""
+    X = np.column_stack([rng.uniform(size=(2000, 3)) < [0.5, 0.2, 0.02], np.ones(2000)]).astype(float)
+    y = X @ [1.0, -2.0, 30.0, 5.0] + rng.standard_t(3, 2000)
+    for replace in (True, False):
+        oracle = rec.LinearRegressionOracle(X, y, np.zeros(4), batch_size=50, replace=replace, rng=0)
+        est = rec.recover_hessian(oracle, 20_000, rng=0)
+        assert rec.whitened_error(est, X.T @ X / len(X)) < 2 * est.sampling_error
+
+
 def test_fewer_gradients_than_parameters():
     Sigma = spectrum(12, 10)
     oracle = FreshOracle(Sigma, np.zeros(12), 50)
@@ -154,6 +164,41 @@ def test_an_oracle_of_four_names(data):
         )
         np.testing.assert_allclose(one.hessian, many.hessian, rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(one.gradient, many.gradient, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["antithetic", "calibrated", "difference", "fixed_batch", "orthogonal"])
+@pytest.mark.parametrize("many", [False, True])
+def test_an_oracle_may_use_its_arrays_again(data, method, many):
+    """It adds the noise to the targets in place, and gives the same array of gradients at every call."""
+    X, y, coef = data
+
+    class Thrifty:
+        def __init__(self):
+            self.full = rec.LinearRegressionOracle(X, y, coef, batch_size=25, rng=1)
+            self.batch_size, self.n_params = 25, 4
+            self.answers = {}
+            if many:
+                self.draw_batches = self.full.draw_batches
+                self.gradients = self.gradient
+
+        def draw_batch(self):
+            return self.full.draw_batch()
+
+        def gradient(self, batch, target_noise):
+            target_noise += y[batch]
+            residual = X[batch] @ coef - target_noise
+            shape = (*target_noise.shape[:-1], 4)
+            answer = self.answers.setdefault(shape, np.empty(shape))
+            answer[...] = np.einsum("...n,...nd->...d", residual, X[batch]) / 25
+            return answer
+
+    m = None if method == "orthogonal" else 100
+    thrifty = rec.recover_hessian(Thrifty(), m, method, rng=2)
+    plain = rec.recover_hessian(
+        rec.LinearRegressionOracle(X, y, coef, batch_size=25, rng=1), m, method, rng=2
+    )
+    np.testing.assert_allclose(thrifty.hessian, plain.hessian, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(thrifty.gradient, plain.gradient, rtol=1e-9, atol=1e-9)
 
 
 def test_the_same_seed_gives_the_same_bits_and_chunks_do_not_matter(data, monkeypatch):

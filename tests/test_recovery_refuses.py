@@ -112,8 +112,9 @@ def test_other_bad_input(data):
         rec.excess_risk(
             rec.recover_hessian(rec.LinearRegressionOracle(X, y, coef, batch_size=5), 8, "rescaled")
         )
-    with pytest.raises(InputError, match="norm is 3"):
-        rec.adversarial_risk(coef, est, 1.0, 0.1, 3)
+    for norm in (3, True, "2", None):
+        with pytest.raises(InputError, match=f"norm is {norm!r}"):
+            rec.adversarial_risk(coef, est, 1.0, 0.1, norm)
     with pytest.raises(InputError, match="needs the Hessian"):
         rec.adversarial_risk(coef, None, 1.0, 0.1, "mahalanobis")
     for norm in (1, 2, np.inf, "mahalanobis"):

@@ -61,6 +61,24 @@ def test_a_receiver_recovers_and_centres_by_worker(rng):
     assert rx.workers_ == {0: 3000, 1: 3000, 2: 3000}
 
 
+@pytest.mark.parametrize(("reduction", "factor"), [("half_mean", 1 / 10), ("mean", 2 / 10), ("sum", 2.0)])
+def test_each_worker_costs_one_degree_of_freedom(rng, reduction, factor):
+    """The formula, of workers that sent few gradients of very different means; one gradient adds nothing."""
+    sent = {
+        "a": rng.standard_normal((3, 2)) + 50,
+        "b": rng.standard_normal((5, 2)),
+        "c": np.full((1, 2), 9.0),
+    }
+    rx = rec.HessianReceiver(10, 4.0, existing=2.0, reduction=reduction)
+    for worker, gradients in sent.items():
+        rx.partial_fit(gradients, worker=worker)
+    scatter = sum((g - g.mean(axis=0)).T @ (g - g.mean(axis=0)) for g in sent.values())
+    # Products of numbers near 50 of which differences of size one are left.
+    np.testing.assert_allclose(rx.hessian_, scatter / (6 * factor * (4.0 + 2.0)), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(rx.gradient_, np.concatenate(list(sent.values())).mean(axis=0), rtol=1e-14)
+    assert rx.sampling_error_ == rec.sampling_error(2, 6, 10)
+
+
 def test_receivers_merge(rng):
     parts = [rng.standard_normal((40, 3)) for _ in range(4)]
     whole = rec.HessianReceiver(10, 10.0)
@@ -78,6 +96,10 @@ def test_receivers_merge(rng):
     np.testing.assert_array_equal(right.hessian_, before)
     left.partial_fit(parts[0], worker="c")
     np.testing.assert_array_equal(right.hessian_, before)
+    counts = left.workers_
+    with pytest.raises(InputError, match="with itself"):
+        left.merge(left)
+    assert left.workers_ == counts
     empty = rec.HessianReceiver(10, 10.0)
     np.testing.assert_array_equal(empty.merge(right).hessian_, before)
 
@@ -184,6 +206,25 @@ def test_preconditioner_of_a_receiver(rng):
         rec.preconditioner(rec.HessianReceiver(10, 10.0))
 
 
+@pytest.mark.parametrize(("method", "each"), [("calibrated", 1), ("antithetic", 2)])
+def test_a_ridge_for_few_gradients(method, each):
+    """Just enough vectors for a rank of d, and one more than d + 1: an inverse is noise in the first case."""
+    d = 6
+    for vectors in (d + 1, d + 2):
+        oracle = FreshOracle(spectrum(d, 10), np.zeros(d), 50)
+        est = rec.recover_hessian(oracle, each * vectors, method, rng=0)
+        assert est.n_vectors == vectors
+        assert np.linalg.matrix_rank(est.hessian) == d
+        expected = np.trace(est.hessian) / vectors if vectors == d + 1 else 0
+        assert rec.preconditioner(est).ridge == pytest.approx(expected)
+
+
+def test_an_exact_hessian_needs_no_ridge(data):
+    oracle = rec.LinearRegressionOracle(*data, batch_size=4, rng=0)  # as many rows as columns
+    est = rec.recover_hessian(oracle, None, "orthogonal", rng=0)
+    assert rec.preconditioner(est).ridge == 0
+
+
 def test_which_scale_an_estimate_is_measured_in():
     Sigma = spectrum(4, 10)
     est = rec.recover_hessian(FreshOracle(Sigma, np.zeros(4), 40, reduction="mean"), 8000, rng=0)
@@ -207,12 +248,19 @@ def test_summary_and_plot(data, tmp_path):
         text = est.summary()
         assert f"Hessian of 4 parameters from 1,000 gradients on batches of 25 ({method})" in text
         assert max(map(len, text.splitlines())) <= 100
+        assert str(est) == text
+        assert repr(est) == f"<HessianEstimate: 4 parameters from 1,000 gradients, {method}>"
         path = tmp_path / f"{method}.png"
         figure = est.plot(path, reference=oracle.hessian())
         assert path.stat().st_size > 10_000
         assert len(figure.axes) == 2
     with pytest.raises(InputError, match="must end in"):
         est.plot(tmp_path / "figure.jpeg")
+    few = rec.recover_hessian(oracle, 4, "difference", rng=0)
+    assert few.sampling_error == np.inf
+    exact = rec.recover_hessian(oracle, None, "orthogonal", rng=0)
+    for nothing_to_predict in (few, exact):  # a warning is an error here
+        assert len(nothing_to_predict.plot(tmp_path / "spectrum.png").axes) == 1
     missing = tmp_path / "nowhere" / "figure.png"
     with pytest.raises(FileNotFoundError) as caught:
         est.plot(missing)

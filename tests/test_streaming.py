@@ -252,7 +252,7 @@ def test_merging_is_adding_the_rows_of_both(backend, structure, assume_centered)
     assert merged.weight_sum_ == pytest.approx(weights.sum(), rel=1e-14)
 
 
-def test_merging_with_nothing_and_with_itself(backend):
+def test_merging_with_nothing_and_with_a_copy(backend):
     X = data(n=300)
     cov, empty = gh.StreamingCovariance().partial_fit(X), gh.StreamingCovariance()
     np.testing.assert_array_equal((empty + cov).covariance_, cov.covariance_)
@@ -260,7 +260,7 @@ def test_merging_with_nothing_and_with_itself(backend):
     assert (empty + empty).n_samples_seen_ == 0
     for n in (300, 256):  # with rows waiting, and without
         twice = gh.StreamingCovariance().partial_fit(X[:n])
-        twice.merge(twice)
+        twice.merge(twice.copy())
         assert twice.n_samples_seen_ == 2 * n
         np.testing.assert_allclose(twice.covariance_, np.cov(X[:n].T, ddof=0), rtol=1e-12)
 
@@ -280,6 +280,9 @@ def test_what_does_not_fit_is_not_merged(other, message):
     before = copy.copy(cov)
     with pytest.raises(gh.errors.InputError, match=message):
         cov.merge(other)
+    assert_same_state(cov, before)
+    with pytest.raises(gh.errors.InputError, match="with itself"):
+        cov.merge(cov)
     assert_same_state(cov, before)
     with pytest.raises(gh.errors.InputTypeError, match="StreamingCovariance"):
         cov.merge(np.eye(4))

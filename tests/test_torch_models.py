@@ -101,12 +101,44 @@ def test_modules_that_cannot_be_used(points):
         with pytest.raises(InputError, match="one number each"):
             call(points)
     norm = torch.nn.Sequential(torch.nn.Linear(FEATURES, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1))
-    with pytest.raises(InputError, match=r"module\.eval\(\)"):
-        DifferentiableModel(norm).jacobian(points)
+    for module, named in (
+        (norm, r"layer '1' \(BatchNorm1d\)"),
+        (torch.nn.Sequential(torch.nn.Linear(FEATURES, 1), torch.nn.Dropout()), r"layer '1' \(Dropout\)"),
+    ):
+        model = DifferentiableModel(module)
+        for call in (model.predict, model.jacobian):
+            with pytest.raises(InputError, match=named + r" is in training mode.*call module\.eval\(\)"):
+                call(points)
+    assert (norm[1].running_mean == 0).all()  # and nothing has changed
     assert DifferentiableModel(norm.eval()).jacobian(points).shape == (17, 16 + 8 + 5)
     wide = DifferentiableModel(torch.nn.Linear(10**6, 1))
     with pytest.raises(ResultTooLargeError, match="gradients of 10000000 predictions"):
         wide.jacobian(np.lib.stride_tricks.as_strided(np.zeros(1), (10**7, 1), (0, 0)))
+
+
+def test_chunks_are_what_the_module_sees(points):
+    seen = []
+
+    class Watched(torch.nn.Linear):
+        def forward(self, x):
+            seen.append(len(x))
+            return super().forward(x)
+
+    model = DifferentiableModel(Watched(FEATURES, 1).double(), chunk_size=5)
+    model.predict(points)
+    assert seen == [5, 5, 5, 2]
+    seen.clear()
+    model.jacobian(points)  # of a chunk of inputs that are taken one by one
+    assert seen == [1, 1, 1, 1]
+
+
+def test_bfloat16_becomes_float32(network, points):
+    model = DifferentiableModel(twin(network).bfloat16())
+    predicted, found = model.predict(points), model.jacobian(points)
+    assert predicted.dtype == found.dtype == np.float32
+    # A few roundings to 8 bits of numbers of size one, and sums of 5.
+    np.testing.assert_allclose(predicted, network.predict(points), rtol=0, atol=32 * 2.0**-8)
+    np.testing.assert_allclose(in_numpy_order(found), network.jacobian(points), rtol=0, atol=32 * 2.0**-8)
 
 
 def language_model():
@@ -213,6 +245,15 @@ def test_modules_as_targets():
     report = inf.analyze(model, target, lambda n, rng: rng.normal(size=(n, 2)), n_targets=20, n_inputs=100)
     assert not report.exact
     assert report.variance.value > 3 * report.variance.stderr
+    pairs = target.draw(2, np.random.default_rng(0))
+    with pytest.raises(InputError, match=r"inputs of shape \(6, 3\)"):
+        target.targets(np.ones((6, 3)), pairs)
+    two_outputs = module_targets(lambda: torch.nn.Linear(2, 2))
+    with pytest.raises(InputError, match="one number each"):
+        two_outputs.targets(points, two_outputs.draw(1, np.random.default_rng(0)))
+    tokens = module_targets(language_model)
+    drawn = tokens.draw(3, np.random.default_rng(0))
+    assert tokens.targets(np.array([[0, 4], [1, 1]]), drawn).shape == (2, 3)
     with pytest.raises(InputTypeError, match="make_module gave a int"):
         module_targets(lambda: 3).draw(2, np.random.default_rng(0))
     with pytest.raises(InputError, match="not enumerated"):

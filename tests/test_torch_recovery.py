@@ -124,6 +124,8 @@ def test_order_of_parameters(data):
         part.gradient(batch, noise).numpy(),
         torch.cat([full[where["2.weight"]], full[where["0.bias"]]]).numpy(),
     )
+    for one in ("2.weight", model[2].weight):
+        assert list(RegressionOracle(model, (X, y), 8, one).parameter_slices) == ["2.weight"]
     model[0].weight.requires_grad_(False)
     assert list(RegressionOracle(model, (X, y), 8).parameter_slices) == ["0.bias", "2.weight", "2.bias"]
 
@@ -140,6 +142,8 @@ def test_the_model_is_left_alone(data):
 
 
 class Items(Dataset):
+    """A dataset that is no TensorDataset."""
+
     def __init__(self, X, y):
         self.X, self.y = X, y
 
@@ -219,20 +223,7 @@ def test_float32_models(data):
     assert np.abs(est.hessian - exact).max() < 200 * 2.0**-24 * np.abs(exact).max()
 
 
-class Listed(Dataset):
-    """A dataset that is no TensorDataset."""
-
-    def __init__(self, X, y):
-        self.X, self.y = X, y
-
-    def __len__(self):
-        return len(self.X)
-
-    def __getitem__(self, index):
-        return self.X[index], self.y[index]
-
-
-@pytest.mark.parametrize("kind", [lambda X, y: (X, y), Listed])
+@pytest.mark.parametrize("kind", [lambda X, y: (X, y), Items])
 def test_targets_are_refused_as_on_arrays(data, kind):
     X, y = data
     model = nn.Linear(3, 1, bias=False).double()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bench_support.backends import on_backend
 from bench_support.problems import Answer, Problem
 
 Job = Callable[[Problem], Answer]
@@ -26,26 +27,11 @@ class Competitor:
     max_flop: float = float("inf")
 
 
-def gradhess_job(backend: str) -> Callable[[], Job]:
-    def factory() -> Job:
-        import gradhess as gh
+def gradhess_job(problem: Problem) -> Answer:
+    import gradhess as gh
 
-        try:
-            with gh.use_backend(backend):
-                pass
-        except gh.errors.BackendError as error:
-            raise ImportError(str(error)) from error
-
-        def job(problem: Problem) -> Answer:
-            with gh.use_backend(backend):
-                gradients = gh.glm_gradients(problem.X, problem.y, problem.coef)
-                return Answer(
-                    gradients.gram(), gradients.sum(), gradients.loss()
-                )  # one pass: gram keeps the sums
-
-        return job
-
-    return factory
+    gradients = gh.glm_gradients(problem.X, problem.y, problem.coef)
+    return Answer(gradients.gram(), gradients.sum(), gradients.loss())  # one pass: gram keeps the sums
 
 
 def numpy_job() -> Job:
@@ -126,9 +112,9 @@ def torch_job() -> Job:
 
 
 COMPETITORS = (
-    Competitor("gradhess-cpu", gradhess_job("cpu"), SLAB_ROWS),
-    Competitor("gradhess-numba", gradhess_job("numba"), SLAB_ROWS),
-    Competitor("gradhess-reference", gradhess_job("reference"), SLAB_ROWS, REFERENCE_MAX_FLOP),
+    Competitor("gradhess-cpu", on_backend("cpu", gradhess_job), SLAB_ROWS),
+    Competitor("gradhess-numba", on_backend("numba", gradhess_job), SLAB_ROWS),
+    Competitor("gradhess-reference", on_backend("reference", gradhess_job), SLAB_ROWS, REFERENCE_MAX_FLOP),
     Competitor("numpy", numpy_job),
     Competitor("scipy-syrk", scipy_job),
     Competitor("scikit-learn", sklearn_job),

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from bench_support.backends import on_backend
 from bench_support.memory import RESET, STATUS, _status_bytes
 from bench_support.problems import QUICK, Array
 
@@ -91,23 +92,10 @@ class LayerProblem:
 Job = Callable[[LayerProblem], Array]
 
 
-def _gradhess(backend: str) -> Callable[[], Job]:
-    def factory() -> Job:
-        import gradhess as gh
+def _gradhess(problem: LayerProblem) -> Array:
+    import gradhess as gh
 
-        try:
-            with gh.use_backend(backend):
-                pass
-        except gh.errors.BackendError as error:
-            raise ImportError(str(error)) from error
-
-        def job(problem: LayerProblem) -> Array:
-            with gh.use_backend(backend):
-                return np.asarray(gh.layer_gradients(problem.A, problem.errors).gram())
-
-        return job
-
-    return factory
+    return np.asarray(gh.layer_gradients(problem.A, problem.errors).gram())
 
 
 def _numpy() -> Job:
@@ -146,8 +134,8 @@ def _torch() -> Job:
 
 
 COMPETITORS: dict[str, Callable[[], Job]] = {
-    "gradhess-cpu": _gradhess("cpu"),
-    "gradhess-numba": _gradhess("numba"),
+    "gradhess-cpu": on_backend("cpu", _gradhess),
+    "gradhess-numba": on_backend("numba", _gradhess),
     "numpy": _numpy,
     "numpy-einsum": _einsum,
     "torch": _torch,

@@ -10,6 +10,9 @@ of that many rows would be much larger than the result.
   compute type.
 * Slabs are added to the block, and blocks to the total (Chan's formula), in index order, in the accumulator type.
 
+Sums of groups of rows are one chain in the order of the draws, of float64; of float32 rows it may be one of the sums of
+``SHORT_CHAIN`` draws each, which are chains in float32.
+
 Nothing here depends on the number of threads or on how rows arrive, so results have the same bits for any chunking and
 any thread count. Instruction sets with fused multiply-adds (AVX2, AVX-512) agree to the bit; the baseline rounds each
 product once more, and other backends sum a slab in another order.
@@ -25,7 +28,11 @@ SLAB_ROWS: Final = 256
 BLOCK_ROWS: Final = 4096
 
 SHORT_CHAIN: Final = 16
-"""Draws of a group that may be added up in float32, where the rows compute in it, before float64."""
+"""Draws of a group that may be added up in float32, where the rows compute in it, before float64.
+
+Of a term ``f x`` these cost at most ``SHORT_CHAIN + 2`` roundings: of the factor, of the product (unless it is fused)
+and of as many sums.
+"""
 
 _NARROW_SLAB_BYTES: Final = 4 << 20
 

@@ -319,8 +319,7 @@ class Backend(Protocol):
         ``out`` is C-contiguous, of the compute type. A sum is one chain in float64 in the order of the draws, and
         is rounded to the compute type once. Where the compute type is float32, each ``layout.SHORT_CHAIN`` draws from
         the first of a group on may be a chain in float32, with factors rounded to it, and those chains one in float64.
-        Draws are within the rows, unless the caller changed the array since
-        it was checked: that is an InputError.
+        Draws are within the rows, unless the caller changed the array since it was checked: that is an InputError.
         """
 
     def outer_gram(

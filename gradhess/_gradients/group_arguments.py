@@ -43,6 +43,8 @@ def resolve(groups: Any, group_size: int | None, offsets: Any, n_rows: int) -> R
         if offsets is not None:
             raise InputError("offsets belong to groups, not to group_size")
         return _consecutive(check.count(group_size, "group_size", 1), n_rows)
+    if isinstance(groups, (list, tuple)) and offsets is None and not groups:
+        return _listed(groups, n_rows)
     if isinstance(groups, (list, tuple)) and groups and np.ndim(groups[0]) == 1 and _is_ragged(groups):
         if offsets is not None:
             raise InputError("offsets belong to one array of groups, not to a list of arrays")
@@ -67,11 +69,11 @@ def per_draw(value: Any, name: str, groups: ResolvedGroups) -> Float64Array | No
     """(t,) contiguous float64 in the order of the draws, or None."""
     if value is None:
         return None
-    if groups.ragged and isinstance(value, (list, tuple)):
-        lengths = [len(part) for part in value]
+    if groups.ragged and isinstance(value, (list, tuple)) and any(np.ndim(part) for part in value):
+        lengths = [np.size(part) for part in value]
         if lengths != np.diff(groups.offsets).tolist():
             raise InputError(f"{name} must hold arrays of the same lengths as groups")
-        value = np.concatenate([np.asarray(part) for part in value]) if value else np.zeros(0)
+        value = np.concatenate([np.ravel(part) for part in value])
     array = as_numpy(value, name)
     flat = (int(np.prod(groups.shape)),)
     if array.shape not in (groups.shape, flat):
@@ -126,8 +128,10 @@ def _labelled(labels: AnyArray, n_rows: int) -> ResolvedGroups:
     if labels.dtype.kind not in "iubSU":
         if labels.dtype.kind == "f" and not np.isfinite(labels).all():
             raise InputError("groups holds labels that are NaN or infinite")
-        if labels.dtype.kind == "O" and not all(isinstance(label, (str, int)) for label in labels):
-            raise InputTypeError("groups holds labels that are neither text nor integers")
+        if labels.dtype.kind == "O" and not any(
+            all(isinstance(label, kind) for label in labels) for kind in (str, int)
+        ):
+            raise InputTypeError("groups holds labels that are neither all text nor all integers")
     _, which = np.unique(labels, return_inverse=True)
     order = np.argsort(which, kind="stable")
     counts = np.bincount(which) if n_rows else np.zeros(0, np.int64)

@@ -71,8 +71,8 @@ def grouped(
     GroupedGradients
         Of shape (m, p), with everything that ``Gradients`` can do (``covariance``, ``gram``, ``mean``, ...), and
         accepted by ``StreamingCovariance.partial_fit``. A sum is formed in float64 in the order of its draws, and
-        rounded once to ``dtype``; of float32 rows the draws may be summed in float32 by sixteens, and those sums in
-        float64.
+        rounded once to ``dtype``; of float32 rows the factors may be rounded to float32 and the draws summed in it by
+        sixteens, and those sums in float64 (docs/numerics.md has the bound).
 
     Raises
     ------

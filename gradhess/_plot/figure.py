@@ -11,6 +11,8 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from gradhess.errors import InputError
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -57,12 +59,22 @@ def tidy(axes: Axes, *, x: str, y: str) -> None:
     axes.tick_params(which="both", length=3, color=MUTED, labelcolor=INK, labelsize=TEXT_SIZE)
 
 
+def picture(path: str | os.PathLike[str], name: str = "path") -> Path:
+    """The path of a picture, refused where it ends in no format that there is; ``name`` is that of the argument."""
+    file = Path(path)
+    if file.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{name}: {file.name} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+    return file
+
+
 def save(figure: Figure, path: Path) -> None:
-    """Write the figure, or leave what was there: the file appears in one step."""
+    """Write the figure, or leave what was there: the file appears in one step. Errors name ``path``."""
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}{path.suffix}")
     try:
         figure.savefig(temporary)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename == str(temporary):
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise

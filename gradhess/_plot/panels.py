@@ -13,6 +13,7 @@ from gradhess._plot import figure as look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MARKERS: Final = ("o", "s", "^", "D", "v", "P")
 DASHES: Final = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
@@ -50,14 +51,16 @@ class Panel:
     y_range: tuple[float, float] | None = None
 
 
-def draw_panels(panels: Sequence[Panel], path: Path, *, title: str, height: float = 4.0) -> None:
-    """Draw the panels side by side into a PNG, PDF or SVG file."""
+def draw_panels(panels: Sequence[Panel], path: Path | None, *, title: str, height: float = 4.0) -> Figure:
+    """Draw the panels side by side, into a PNG, PDF or SVG file if one is named."""
     figure = look.new_figure(min(4.6 * len(panels) + 0.6, 13.5) if len(panels) > 1 else 6.4, height)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for place, panel in zip(axes, panels, strict=True):
         _draw(place, panel)
     look.title(figure, title)
-    look.save(figure, path)
+    if path is not None:
+        look.save(figure, path)
+    return figure
 
 
 def _draw(axes: Axes, panel: Panel) -> None:

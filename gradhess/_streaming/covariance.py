@@ -171,11 +171,13 @@ class StreamingCovariance(Movable):
         Raises
         ------
         InputError
-            Another structure, centring, dtype or width. Both objects are as they were.
+            Another structure, centring, dtype or width, or this object itself. Both objects are as they were.
         InputTypeError
             ``other`` is no StreamingCovariance.
         """
         check.instance(other, StreamingCovariance, "other")
+        if other is self:
+            raise InputError("cannot merge an object with itself: every row would count twice")
         for name, mine, theirs in zip(
             ("structure", "assume_centered", "dtype"),
             self._settings.sums(),

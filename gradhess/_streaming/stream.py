@@ -346,7 +346,7 @@ class MomentStream:
         p = other.state.n_parameters
         if self.state is not None and self.state.n_parameters != p:
             raise InputError(f"cannot merge {p} parameters into {self.state.n_parameters}")
-        theirs, is_copy = other.finished()
+        theirs, _ = other.finished()
         assert other.compute_dtype is not None
         backend = registry.active()
         before = self._prepare(p, changes_state=True)
@@ -357,7 +357,7 @@ class MomentStream:
                 self._flush(backend)
             with self._undivided():
                 backend.close_block(self.state)
-                backend.merge(self.state, theirs if is_copy or other is not self else theirs.copy())
+                backend.merge(self.state, theirs)
                 self.n_skipped += other.n_skipped
         except BaseException:
             self._put_back(before)

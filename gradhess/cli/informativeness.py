@@ -151,10 +151,9 @@ def _table(*headings: str) -> Table:
 def _check_picture(path: Path | None) -> None:
     if path is None:
         return
-    from gradhess._plot import SUFFIXES
+    from gradhess._plot.figure import picture
 
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"--plot: {path.name} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+    picture(path, "--plot")
     if not path.absolute().parent.is_dir():
         raise InputError(f"cannot write {path}: there is no folder {path.parent}")
 

@@ -82,10 +82,9 @@ def _same_file(one: Path, other: Path) -> bool:
 
 
 def _check_picture(path: Path) -> None:
-    from gradhess._plot import SUFFIXES
+    from gradhess._plot.figure import picture
 
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"--plot: {path.name} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+    picture(path, "--plot")
 
 
 def _draw(path: Path, result: Regression, title: str) -> None:

@@ -115,8 +115,7 @@ class Recovery:
         for note in (*source.notes, *problem.notes):
             yield f"note: {note}"
         yield est.summary()
-        whose = "the exact Hessian of all rows"
-        yield f"  error                   {whitened_error(est, exact):.3g} (whitened, against {whose})"
+        yield f"  error                   {whitened_error(est, exact):.3g} (whitened, against the exact Hessian)"
         yield f"  at the best scale       {best_scale_error(est, exact):.3g}"
         if est.pair_means is not None and est.n_gradients // 2 > p + 1:
             risk = recovery.excess_risk(est)

@@ -4,6 +4,7 @@ Source: Takhanov, *The informativeness of the gradient revisited*, Neural Networ
 """
 
 from gradhess.informativeness import experiments, figures, lwe, models
+from gradhess.informativeness._analyze import analyze
 from gradhess.informativeness._bounds import Bound, bound, largest_residual
 from gradhess.informativeness._collision import (
     collision_entropy,
@@ -16,7 +17,7 @@ from gradhess.informativeness._exact import Informativeness, exact_informativene
 from gradhess.informativeness._families import high_frequency, parities
 from gradhess.informativeness._inputs import Inputs
 from gradhess.informativeness._montecarlo import estimate_informativeness
-from gradhess.informativeness._report import Report, analyze
+from gradhess.informativeness._report import Report
 from gradhess.informativeness._targets import TargetClass
 
 __all__ = [

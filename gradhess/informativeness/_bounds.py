@@ -50,7 +50,9 @@ class Bound:
         return self.value
 
 
-def bound(M: float, gradient_second_moment: Any, epsilon: float, collision_entropy: float) -> Bound:
+def bound(
+    M: float, gradient_second_moment: Any, epsilon: float, collision_entropy: float | EntropyEstimate
+) -> Bound:
     """The bound, from its four ingredients.
 
     Parameters
@@ -63,7 +65,7 @@ def bound(M: float, gradient_second_moment: Any, epsilon: float, collision_entro
         (``second_moment_norm``).
     epsilon : float
         ``pairwise_dependence``, weighted by the input distribution.
-    collision_entropy : float
+    collision_entropy : float or EntropyEstimate
         Of the input distribution, in nats; infinite is allowed (a density: inputs never collide), but not as an
         ``EntropyEstimate``, which is infinite because no collision was seen.
 
@@ -71,17 +73,20 @@ def bound(M: float, gradient_second_moment: Any, epsilon: float, collision_entro
     ------
     InputError
         A number is negative or NaN, Gamma is not square, or the entropy is an estimate that saw no collision.
+    InputTypeError
+        What should be a number is none.
     """
-    largest = _checks.positive(M, "M", zero=True)
-    dependence = _checks.positive(epsilon, "epsilon", zero=True)
-    entropy = float(collision_entropy)
+    largest = check.nonnegative(M, "M")
+    dependence = check.nonnegative(epsilon, "epsilon")
+    estimate = collision_entropy if isinstance(collision_entropy, EntropyEstimate) else None
+    entropy = check.number(collision_entropy, "collision_entropy") if estimate is None else estimate.value
     if math.isnan(entropy) or entropy < 0:
         raise InputError(f"collision_entropy is {entropy}; it must be from 0 to infinity")
-    if isinstance(collision_entropy, EntropyEstimate) and math.isinf(entropy):
+    if estimate is not None and math.isinf(entropy):
         raise InputError(
-            f"collision_entropy was estimated from {collision_entropy.n_samples:,} samples, no two of them equal: that "
+            f"collision_entropy was estimated from {estimate.n_samples:,} samples, no two of them equal: that "
             "does not make it infinite, and the bound would be too low. Take more samples, or pass its lower_bound "
-            f"({collision_entropy.lower_bound:.3g} nats at 95%), or float('inf') if the inputs have a density"
+            f"({estimate.lower_bound:.3g} nats at 95%), or float('inf') if the inputs have a density"
         )
     gamma = _frobenius(gradient_second_moment)
     pi = math.exp(-entropy)
@@ -97,7 +102,7 @@ def bound(M: float, gradient_second_moment: Any, epsilon: float, collision_entro
 def _frobenius(value: Any) -> float:
     array = as_numpy(value, "gradient_second_moment")
     if array.ndim == 0:
-        return _checks.positive(float(array), "gradient_second_moment", zero=True)
+        return check.nonnegative(float(array), "gradient_second_moment")
     if array.ndim != 2 or array.shape[0] != array.shape[1] or not np.isfinite(array).all():
         raise InputError(
             f"gradient_second_moment has shape {array.shape}; it must be a finite (p, p) matrix or its norm"

@@ -81,15 +81,6 @@ def real_matrix(value: Any, name: str, meaning: str) -> AnyArray:
     return array
 
 
-def positive(value: Any, name: str, *, zero: bool = False) -> float:
-    """A finite real number above zero, or at least zero."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise InputTypeError(f"{name} must be a number, not {type(value).__name__}")
-    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        raise InputError(f"{name} is {value}; it must be finite and {'not negative' if zero else 'positive'}")
-    return float(value)
-
-
 def generator(value: Any) -> np.random.Generator:
     """A generator from itself, or from a seed."""
     if isinstance(value, np.random.Generator):

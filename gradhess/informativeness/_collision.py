@@ -78,7 +78,7 @@ def collision_entropy_from_samples(x: Any) -> EntropyEstimate:
     pi = float((counts * (counts - 1)).sum()) / pairs
     collisions = round(pi * pairs / 2)
     if collisions == 0:
-        bound = math.log(pairs / (2 * LOG_20))
+        bound = max(0.0, math.log(pairs / (2 * LOG_20)))
         note = (
             f"no two of {int(n):,} samples are equal, so the entropy is at least {bound:.3g} nats (95%); "
             f"take N well above exp(E_c / 2), here above {math.exp(bound / 2):,.0f}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
+from gradhess import _validation as check
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -86,16 +88,14 @@ class InformativenessEstimate(Estimate):
 
         Infinite without noise.
         """
-        return over_noise(self, batch_size, self.noise)
+        return over_noise(self, check.count(batch_size, "batch_size", 1), self.noise)
 
     def batch_size_range(self, n_errors: float = 2.0) -> tuple[float, float]:
         """Batch sizes at which signal and noise are equal, at ``value`` plus and minus ``n_errors`` standard errors.
 
-        The upper end is infinite where the variance is not told from zero.
+        At least 1 each; the upper end is infinite where the variance is not told from zero.
         """
-        ends = (self.value + n_errors * self.stderr, self.value - n_errors * self.stderr)
-        low, high = (self.noise / end if end > 0 else float("inf") for end in ends)
-        return low, high
+        return needed_batches(self, self.noise, n_errors)
 
 
 def over_noise(signal: Estimate, batch_size: int, noise: float) -> Estimate:
@@ -103,6 +103,17 @@ def over_noise(signal: Estimate, batch_size: int, noise: float) -> Estimate:
     if noise > 0:
         return Estimate(batch_size * signal.value / noise, batch_size * signal.stderr / noise)
     return Estimate(float("inf" if noise == 0 and signal.value > 0 else "nan"), float("nan"))
+
+
+def needed_batch(signal: float, noise: float, ratio: float = 1.0) -> float:
+    """Inputs in a batch at which the signal is ``ratio`` times the noise: at least 1, infinite without a signal."""
+    return max(1.0, ratio * max(noise, 0.0) / signal) if signal > 0 else float("inf")
+
+
+def needed_batches(signal: Estimate, noise: float, n_errors: float) -> tuple[float, float]:
+    """``needed_batch`` at the signal plus and minus ``n_errors`` standard errors; (b, infinity) if it may be zero."""
+    margin = n_errors * signal.stderr
+    return needed_batch(signal.value + margin, noise), needed_batch(signal.value - margin, noise)
 
 
 def above_rounding(noise: float, second_moment: float, n_terms: int) -> float:

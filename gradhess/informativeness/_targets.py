@@ -72,6 +72,10 @@ class TargetClass:
             )
         return len(self.members)
 
+    def __repr__(self) -> str:
+        count = "to be drawn" if self.members is None else f"{len(self.members):,} members"
+        return f"<TargetClass: {self.name}, {count}>"
+
     @property
     def label_values(self) -> Float64Array:
         """(q,): the value of each label."""

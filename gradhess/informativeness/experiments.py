@@ -16,6 +16,7 @@ import numpy as np
 
 from gradhess import _validation as check
 from gradhess import losses
+from gradhess.errors import InputError
 from gradhess.informativeness import _checks, lwe
 from gradhess.informativeness._bounds import bound, derivatives, largest_residual
 from gradhess.informativeness._dependence import pairwise_dependence, symmetric_dependence
@@ -93,7 +94,7 @@ def sweep_cases(q: int, kind: str, max_comparisons: float) -> Iterator[tuple[int
     A case takes ``n_inputs^2 / 2 * n_secrets * (q - 1)`` of them in ``pairwise_dependence``; two cores do about 1e11 a
     second.
     """
-    modulus, limit = _checks.label_count(q), _checks.positive(max_comparisons, "max_comparisons")
+    modulus, limit = _checks.label_count(q), check.positive(max_comparisons, "max_comparisons")
     choices = len(lwe.nonzero_values(modulus, kind))
     for n in range(1, 64):
         found = False
@@ -163,7 +164,9 @@ def entropy_sweep(
     target = lwe.targets(secrets, q)
     found = []
     for rho in rhos:
-        share = _checks.positive(rho, "rho")
+        share = check.positive(rho, "rho")
+        if share > 1:
+            raise InputError(f"rho is {share}; it is a probability")
         inputs = lwe.inputs(n, [1 - share, *[share / (q - 1)] * (q - 1)])
         points, mu = inputs.points, inputs.weights
         epsilon = pairwise_dependence(target.labels(points), q, input_weights=mu)

@@ -241,7 +241,7 @@ def samples(
     if key.shape != (length,):
         raise InputError(f"secret has shape {key.shape}; it must be ({length},)")
     key = _integers(key[np.newaxis], "secret")[0] % modulus
-    spread = _checks.positive(noise_std, "noise_std", zero=True)
+    spread = check.nonnegative(noise_std, "noise_std")
     if spread > LARGEST_NOISE:
         raise InputError(
             f"noise_std is {spread:g}; it must be at most 2^49, or the noise is no exact integer. Above about q it "

@@ -38,10 +38,10 @@ class LinearModel:
         self.intercept = float(intercept)
 
     def predict(self, x: AnyArray) -> Float64Array:
-        return np.asarray(x @ self.coef + self.intercept)
+        return np.asarray(_points(x, len(self.coef)) @ self.coef + self.intercept)
 
     def jacobian(self, x: AnyArray) -> Float64Array:
-        return np.column_stack([np.asarray(x, np.float64), np.ones(len(x))])
+        return np.column_stack([_points(x, len(self.coef)), np.ones(len(x))])
 
 
 class TanhNetwork:
@@ -61,7 +61,7 @@ class TanhNetwork:
 
     def __init__(self, n_features: int, width: int, *, scale: float = 1.0, rng: Any = 0) -> None:
         d, k = check.count(n_features, "n_features", 1), check.count(width, "width", 1)
-        spread = _checks.positive(scale, "scale") / np.sqrt(d)
+        spread = check.positive(scale, "scale") / np.sqrt(d)
         generator = _checks.generator(rng)
         self.weight = spread * generator.standard_normal((k, d))
         self.bias = generator.standard_normal(k)
@@ -76,11 +76,18 @@ class TanhNetwork:
         n, k = hidden.shape
         root = np.sqrt(k)
         slopes = (1 - hidden**2) * self.output / root
-        by_weight = slopes[:, :, np.newaxis] * np.asarray(x, np.float64)[:, np.newaxis, :]
+        by_weight = slopes[:, :, np.newaxis] * _points(x, self.weight.shape[1])[:, np.newaxis, :]
         return np.concatenate([by_weight.reshape(n, -1), slopes, hidden / root, np.ones((n, 1))], axis=1)
 
     def _hidden(self, x: AnyArray) -> Float64Array:
-        return np.asarray(np.tanh(x @ self.weight.T + self.bias))
+        return np.asarray(np.tanh(_points(x, self.weight.shape[1]) @ self.weight.T + self.bias))
+
+
+def _points(x: Any, n_features: int) -> Float64Array:
+    array = as_numpy(x, "x")
+    if array.ndim != 2 or array.shape[1] != n_features:
+        raise InputError(f"x has shape {array.shape}; the model takes (n, {n_features})")
+    return np.asarray(array, np.float64)
 
 
 def check_model(model: Any) -> None:

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from gradhess import _validation as check
 from gradhess._arrays import as_numpy
 from gradhess._backends.protocol import Float64Array
-from gradhess.errors import InputError, InputTypeError
+from gradhess.errors import InputError
 
-SYMMETRY: float = 1e-8
+BATCHES: Final = 1
+NOISE: Final = 2
+"""Batches and noise come from different streams of random numbers, also where both are given the same seed."""
+SYMMETRY: Final = 1e-8
 """How far a matrix may be from symmetric, relative to its largest entry: rounding of a product in float32 and less."""
 
 
-def nonnegative(value: Any, name: str) -> float:
-    """A finite float, at least 0."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise InputTypeError(f"{name} must be a number, not {type(value).__name__}")
-    number = float(value)
-    if not (math.isfinite(number) and number >= 0):
-        raise InputError(f"{name} is {number}; it must be finite and not negative")
-    return number
-
-
-def positive(value: Any, name: str) -> float:
-    """A finite float above 0."""
-    number = nonnegative(value, name)
-    if number == 0:
-        raise InputError(f"{name} is 0; it must be positive")
-    return number
+def random_stream(rng: Any, stream: int) -> np.random.Generator:
+    """A generator from itself, from a seed, or of no seed. Of one seed, each ``stream`` has numbers of its own."""
+    if isinstance(rng, np.random.Generator):
+        return rng
+    if rng is None:
+        return np.random.default_rng()
+    return np.random.default_rng([stream, check.count(rng, "rng", 0)])
 
 
 def vector(value: Any, name: str, length: int | None = None) -> Float64Array:

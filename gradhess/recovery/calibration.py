@@ -20,7 +20,6 @@ from typing import Final
 
 from gradhess import _validation as check
 from gradhess.errors import InputError
-from gradhess.recovery.arguments import nonnegative
 
 REDUCTIONS: Final = ("half_mean", "mean", "half_sum", "sum")
 
@@ -63,7 +62,7 @@ def calibrated_noise_variance(
     the gradient and of the Hessian.
     """
     n = check.count(batch_size, "batch_size", 1)
-    known = nonnegative(existing, "existing")
+    known = check.nonnegative(existing, "existing")
     needed = 1 / gradient_factor(reduction, n)
     if known > needed:
         raise InputError(

@@ -11,13 +11,12 @@ from gradhess import _validation as check
 from gradhess._arrays import as_numpy
 from gradhess._backends.protocol import Float64Array
 from gradhess.errors import InputError, InputTypeError, NonFiniteError
-from gradhess.recovery.arguments import nonnegative
+from gradhess.recovery.arguments import NOISE, random_stream
 from gradhess.recovery.calibration import REDUCTIONS, gradient_factor
 
 CHUNK_BYTES: Final = 16 << 20
 """Noise, numbers of rows and gradients of as many batches as are asked for at a time."""
 CHUNK_BATCHES: Final = 4096
-_NOISE_STREAM: Final = 2
 
 
 class Asker:
@@ -34,14 +33,14 @@ class Asker:
         self.batch_size = check.count(oracle.batch_size, "oracle.batch_size", 1)
         self.n_params = check.count(oracle.n_params, "oracle.n_params", 1)
         self.n_targets = check.count(getattr(oracle, "n_targets", 1), "oracle.n_targets", 1)
-        self.existing = nonnegative(getattr(oracle, "existing_noise", 0.0), "oracle.existing_noise")
+        self.existing = check.nonnegative(getattr(oracle, "existing_noise", 0.0), "oracle.existing_noise")
         self.reduction = getattr(oracle, "reduction", "half_mean")
         check.one_of(self.reduction, REDUCTIONS, "oracle.reduction")
         self.n = self.batch_size * self.n_targets
         """Residuals in a batch."""
         self.factor = gradient_factor(self.reduction, self.n)
         self._in_one_call = hasattr(oracle, "draw_batches") and hasattr(oracle, "gradients")
-        self._rng = noise_stream(rng)
+        self._rng = random_stream(rng, NOISE)
         self.n_asked = 0
 
     def chunks(self, count: int) -> Iterator[int]:
@@ -70,7 +69,7 @@ class Asker:
         return np.repeat(batch, count, axis=0) if self._in_one_call else batch * count
 
     def gradients(self, batches: Any, noise: Float64Array) -> Float64Array:
-        """(count, d), checked."""
+        """(count, d), checked, and a copy: the oracle may write to ``noise``, and use its own arrays again."""
         count, d = len(noise), self.n_params
         if self._in_one_call:
             found = as_numpy(self._oracle.gradients(batches, noise), "the gradients of the oracle")
@@ -78,7 +77,7 @@ class Asker:
                 raise InputError(
                     f"oracle.gradients returned shape {found.shape} for {count} batches; it must be ({count}, {d})"
                 )
-            result = np.asarray(found, np.float64)
+            result = np.array(found, np.float64)
         else:
             result = np.empty((count, d))
             for row, (batch, one) in enumerate(zip(batches, noise, strict=True)):
@@ -98,12 +97,3 @@ class Asker:
             )
         self.n_asked += count
         return result
-
-
-def noise_stream(rng: Any) -> np.random.Generator:
-    """The generator of the noise, apart from that of the batches."""
-    if isinstance(rng, np.random.Generator):
-        return rng
-    if rng is None:
-        return np.random.default_rng()
-    return np.random.default_rng([_NOISE_STREAM, check.count(rng, "rng", 0)])

@@ -67,6 +67,11 @@ class HessianEstimate:
         n = self.batch_size * self.n_targets
         return self.hessian / (gradient_factor(self.reduction, n) * n)
 
+    @property
+    def n_vectors(self) -> int:
+        """Independent vectors that the Hessian was told from: m, but m / 2 of antithetic (pairs) and difference."""
+        return self.n_gradients // 2 if self.method in ("antithetic", "difference") else self.n_gradients
+
     def summary(self) -> str:
         """A few lines of text."""
         values = np.linalg.eigvalsh(self.hessian)
@@ -87,6 +92,12 @@ class HessianEstimate:
         if self.method == "difference" and values[0] < -zero:
             lines.append("  indefinite: use project_psd=True, or method='antithetic'")
         return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def __repr__(self) -> str:
+        return f"<HessianEstimate: {self.n_params} parameters from {self.n_gradients:,} gradients, {self.method}>"
 
     def plot(self, path: str | Path | None = None, *, reference: Any = None) -> Figure:
         """Draw the spectrum, and the error to expect against the number of gradients.

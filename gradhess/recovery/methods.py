@@ -63,8 +63,9 @@ def antithetic(ask: Asker, m: int, variance: float) -> Recovered:
     received = StreamingCovariance(ddof=1)
     for count in ask.chunks(m // 2):
         batches, noise = ask.draw(count), ask.noise(count, variance)
+        opposite = -noise  # made before the oracle has the noise, which it may write to
         plus = ask.gradients(batches, noise)
-        minus = ask.gradients(batches, -noise)
+        minus = ask.gradients(batches, opposite)
         received.partial_fit(plus).partial_fit(minus)
         means.partial_fit((plus + minus) / 2)
         halves.partial_fit((plus - minus) / 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -11,11 +11,8 @@ from gradhess._arrays import as_numpy
 from gradhess._backends.protocol import AnyArray, Float64Array
 from gradhess._gradients import glm_gradients, grouped
 from gradhess.errors import InputError, InputTypeError
-from gradhess.recovery.arguments import nonnegative
+from gradhess.recovery.arguments import BATCHES, random_stream
 from gradhess.recovery.calibration import gradient_factor
-
-_BATCH_STREAM: Final = 1
-"""Batches and noise come from different streams of random numbers, also where both are given the same seed."""
 
 
 class GradientOracle(Protocol):
@@ -24,7 +21,8 @@ class GradientOracle(Protocol):
     Further names are used where they are there: ``existing_noise`` (variance known to be in the targets, 0 by
     default), ``reduction`` ("half_mean" by default), ``n_targets`` (targets of one sample, 1 by default; else the noise
     of a batch has shape (batch_size, n_targets)), and to save time ``draw_batches(count)``, an array with a batch in
-    each row, with ``gradients(batches, target_noise)``, (count, n_params), for many batches in one call.
+    each row, with ``gradients(batches, target_noise)``, (count, n_params), for many batches in one call. It may
+    write to the noise, and use the array that it returned again.
     """
 
     @property
@@ -96,13 +94,13 @@ class LinearRegressionOracle:
                 f"batch_size is {self.batch_size}, but there are {len(data)} rows to draw without replacement"
             )
         self.replace = bool(replace)
-        self.existing_noise = nonnegative(existing_noise, "existing_noise")
+        self.existing_noise = check.nonnegative(existing_noise, "existing_noise")
         self.reduction = reduction
         self._factor = gradient_factor(reduction, self.batch_size)
         self._gradients = glm_gradients(data, targets, coef)
         self._X = data
         self._residuals = np.asarray(self._gradients.slopes())
-        self._rng = batch_stream(rng)
+        self._rng = random_stream(rng, BATCHES)
 
     @property
     def n_params(self) -> int:
@@ -140,15 +138,6 @@ class LinearRegressionOracle:
         noise = -np.asarray(target_noise, np.float64)
         result = grouped(self._gradients, batches, shifts=noise, scale=self._factor).toarray()
         return np.asarray(result, np.float64)
-
-
-def batch_stream(rng: Any) -> np.random.Generator:
-    """The generator of batches, apart from that of the noise."""
-    if isinstance(rng, np.random.Generator):
-        return rng
-    if rng is None:
-        return np.random.default_rng()
-    return np.random.default_rng([_BATCH_STREAM, check.count(rng, "rng", 0)])
 
 
 def continuous_targets(y: Any, shape: tuple[int, ...]) -> Float64Array:

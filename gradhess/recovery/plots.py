@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from gradhess._backends.protocol import Float64Array
-from gradhess._plot import SUFFIXES
 from gradhess._plot import figure as look
-from gradhess.errors import InputError
 from gradhess.recovery.arguments import symmetric
 from gradhess.recovery.metrics import sampling_error, whitened_error
 
@@ -25,21 +23,19 @@ MARKED_UP_TO: Final = 40
 
 
 def draw_estimate(est: HessianEstimate, path: str | Path | None, reference: Any) -> Figure:
-    """The spectrum with its sampling error, and the error to expect against the number of gradients."""
+    """The spectrum with its sampling error, and errors against the number of gradients where any are known."""
     exact = None if reference is None else symmetric(reference, "reference", est.n_params)
-    file = None if path is None else Path(path)
-    if file is not None and file.suffix.lower() not in SUFFIXES:
-        raise InputError(f"path: {file.name} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
-    figure = look.new_figure(9.0, 4.0)
-    left, right = figure.subplots(1, 2)
-    _spectrum(left, est, exact)
-    _prediction(right, est, exact)
+    file = None if path is None else look.picture(path)
+    # Of orthogonal noise, whose error is that of rounding, there is nothing to predict.
+    errors = exact is not None or any(0 < value < np.inf for value in (est.sampling_error, est.bias_bound))
+    figure = look.new_figure(9.0 if errors else 5.0, 4.0)
+    axes = figure.subplots(1, 1 + errors, squeeze=False)[0]
+    _spectrum(axes[0], est, exact)
+    if errors:
+        _errors(axes[1], est, exact)
     look.title(figure, f"Hessian from {est.n_gradients:,} gradients, {est.method}")
     if file is not None:
-        try:
-            look.save(figure, file)
-        except OSError as error:  # it names the temporary file
-            raise OSError(error.errno, error.strerror, str(path)) from None
+        look.save(figure, file)
     return figure
 
 
@@ -73,13 +69,12 @@ def _spectrum(axes: Axes, est: HessianEstimate, exact: Float64Array | None) -> N
     legend(axes)
 
 
-def _prediction(axes: Axes, est: HessianEstimate, exact: Float64Array | None) -> None:
+def _errors(axes: Axes, est: HessianEstimate, exact: Float64Array | None) -> None:
     d = est.n_params
-    here = sampling_error(d, est.n_gradients)
-    m = np.geomspace(max(2, est.n_gradients / 30), est.n_gradients * 30, 60)
-    curve = 2 * np.sqrt(d / m) + d / m
-    curve *= est.sampling_error / here  # the factor of the method
-    if est.sampling_error > 0:
+    if 0 < est.sampling_error < np.inf:
+        m = np.geomspace(max(2, est.n_gradients / 30), est.n_gradients * 30, 60)
+        curve = 2 * np.sqrt(d / m) + d / m
+        curve *= est.sampling_error / sampling_error(d, est.n_gradients)  # the factor of the method
         axes.plot(m, curve, color=look.COLOURS[0], linewidth=1.6, label="sampling error, predicted")
         axes.plot(
             [est.n_gradients],

@@ -9,9 +9,10 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse.linalg import LinearOperator
 
+from gradhess import _validation as check
 from gradhess._backends.protocol import AnyArray, Float64Array
 from gradhess.errors import InputError
-from gradhess.recovery.arguments import nonnegative, symmetric, vector
+from gradhess.recovery.arguments import symmetric, vector
 from gradhess.recovery.receiver import HessianReceiver
 
 
@@ -49,8 +50,9 @@ def preconditioner(est_or_matrix: Any, ridge: float | str = "auto") -> Precondit
     est_or_matrix : HessianEstimate, HessianReceiver or array_like, shape (d, d)
         H, symmetric; of a receiver ``hessian_``.
     ridge : float or "auto"
-        Added to the diagonal. "auto" is 0, unless H is an estimate from at most d + 1 gradients or singular to
-        rounding: then it is ``trace(H) / m``, about the size of the sampling error of an eigenvalue. A plain matrix
+        Added to the diagonal. "auto" is 0, unless H is an estimate from m of at most d + 1 gradients (pairs, of
+        antithetic) or singular to rounding: then it is ``trace(H) / m``, about the size of the sampling error of an
+        eigenvalue. An estimate without sampling error (orthogonal) gets one where it is singular only. A plain matrix
         does not say m; if it is singular to rounding, the ridge is ``sqrt(eps) trace(H) / d``, with which a rounding
         error of size eps in the gradient moves a step by sqrt(eps) at most, relative to the mean eigenvalue.
 
@@ -69,12 +71,14 @@ def preconditioner(est_or_matrix: Any, ridge: float | str = "auto") -> Precondit
     >>> w -= P.step(gradient(w))
     """
     m: int | None
+    exact = False
     if isinstance(est_or_matrix, HessianReceiver):
         matrix = symmetric(est_or_matrix.hessian_, "est_or_matrix")
         m = est_or_matrix.n_gradients_ - len(est_or_matrix.workers_) + 1  # one mean is as if from one worker
     else:
         matrix = symmetric(est_or_matrix, "est_or_matrix")
-        m = getattr(est_or_matrix, "n_gradients", None)
+        m = getattr(est_or_matrix, "n_vectors", None)
+        exact = getattr(est_or_matrix, "sampling_error", math.inf) == 0
     d = len(matrix)
     values = np.linalg.eigvalsh(matrix)
     zero = d * np.finfo(np.float64).eps * float(np.abs(values).max())
@@ -84,11 +88,11 @@ def preconditioner(est_or_matrix: Any, ridge: float | str = "auto") -> Precondit
         trace = max(float(np.trace(matrix)), 0.0)
         added = 0.0
         if m is not None:
-            added = trace / m if m <= d + 1 or values[0] <= zero else 0.0
+            added = trace / m if (m <= d + 1 and not exact) or values[0] <= zero else 0.0
         elif abs(values[0]) <= zero:
             added = math.sqrt(np.finfo(np.float64).eps) * trace / d
     else:
-        added = nonnegative(ridge, "ridge")
+        added = check.nonnegative(ridge, "ridge")
     if values[0] + added <= zero:
         if values[0] < -zero:
             raise InputError(

@@ -12,7 +12,6 @@ from gradhess._arrays import as_numpy
 from gradhess._backends.protocol import Float64Array
 from gradhess._streaming import StreamingCovariance
 from gradhess.errors import InputError, InputTypeError, NonFiniteError, NotFittedError
-from gradhess.recovery.arguments import nonnegative
 from gradhess.recovery.calibration import gradient_factor
 from gradhess.recovery.metrics import sampling_error
 
@@ -25,7 +24,7 @@ class HessianReceiver:
     Parameters
     ----------
     batch_size : int
-        n of every gradient.
+        n of every gradient: samples in a batch (times outputs, if a sample has several targets).
     noise_variance : float
         s^2 that was injected into the targets, known or claimed.
     existing : float
@@ -51,8 +50,8 @@ class HessianReceiver:
         self, batch_size: int, noise_variance: float, *, existing: float = 0.0, reduction: str = "half_mean"
     ) -> None:
         self.batch_size = check.count(batch_size, "batch_size", 1)
-        self.noise_variance = nonnegative(noise_variance, "noise_variance")
-        self.existing = nonnegative(existing, "existing")
+        self.noise_variance = check.nonnegative(noise_variance, "noise_variance")
+        self.existing = check.nonnegative(existing, "existing")
         self.reduction = reduction
         self._factor = gradient_factor(reduction, self.batch_size)
         if self.noise_variance + self.existing == 0:
@@ -111,9 +110,11 @@ class HessianReceiver:
         Raises
         ------
         InputError
-            It was made for another batch size, noise or loss, or its gradients have another length.
+            It is this receiver, was made for another batch size, noise or loss, or has gradients of another length.
         """
         check.instance(other, HessianReceiver, "other")
+        if other is self:
+            raise InputError("cannot merge a receiver with itself: every gradient would count twice")
         for name in ("batch_size", "noise_variance", "existing", "reduction"):
             if getattr(self, name) != getattr(other, name):
                 raise InputError(

@@ -9,7 +9,6 @@ import numpy as np
 from gradhess import _validation as check
 from gradhess._backends.protocol import Float64Array
 from gradhess.errors import InputError
-from gradhess.recovery.arguments import nonnegative
 from gradhess.recovery.calibration import calibrated_noise_variance
 from gradhess.recovery.drawing import Asker
 from gradhess.recovery.estimate import HessianEstimate
@@ -113,7 +112,7 @@ def _noise_to_inject(ask: Asker, method: str, noise_variance: float | str) -> fl
         if method == "calibrated":
             return calibrated_noise_variance(ask.n, existing=ask.existing, reduction=ask.reduction)
         return needed
-    variance = nonnegative(noise_variance, "noise_variance")
+    variance = check.nonnegative(noise_variance, "noise_variance")
     if method == "calibrated" and not np.isclose(variance + ask.existing, needed, rtol=1e-6):
         raise InputError(
             f"noise_variance is {variance:g}, beside {ask.existing:g} that is there: calibration needs {needed:g} in "

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
+from gradhess import _validation as check
 from gradhess.errors import InputError
-from gradhess.recovery.arguments import nonnegative, symmetric, vector
+from gradhess.recovery.arguments import symmetric, vector
+
+_DUAL: Final = {1.0: np.inf, 2.0: 2.0, np.inf: 1.0}
+"""The order of the dual norm."""
 
 
 def adversarial_risk(
@@ -41,8 +45,8 @@ def adversarial_risk(
         negative.
     """
     w = vector(coef, "coef")
-    V = nonnegative(residual_variance, "residual_variance")
-    eps = nonnegative(epsilon, "epsilon")
+    V = check.nonnegative(residual_variance, "residual_variance")
+    eps = check.nonnegative(epsilon, "epsilon")
     Sigma = None
     if hessian is not None:
         Sigma = symmetric(getattr(hessian, "second_moment", hessian), "hessian", len(w))
@@ -53,8 +57,8 @@ def adversarial_risk(
         if form < 0:
             raise InputError(f"w^T Sigma w is {form:.3g}: hessian is not positive semidefinite along coef")
         dual = math.sqrt(form)
-    elif isinstance(norm, (int, float)) and norm in (1, 2, np.inf):
-        dual = float(np.linalg.norm(w, {1: np.inf, 2: 2, np.inf: 1}[norm]))
+    elif isinstance(norm, (int, float, np.integer, np.floating)) and norm in _DUAL and norm is not True:
+        dual = float(np.linalg.norm(w, _DUAL[float(norm)]))
     else:
         raise InputError(f"norm is {norm!r}; it must be 2, numpy.inf, 1 or 'mahalanobis'")
     return V + 2 * eps * dual * math.sqrt(2 * V / math.pi) + eps**2 * dual**2

@@ -9,7 +9,7 @@ import numpy as np
 from gradhess import _validation as check
 from gradhess._backends.protocol import Float64Array
 from gradhess.errors import InputError
-from gradhess.recovery.arguments import nonnegative, positive, symmetric, vector
+from gradhess.recovery.arguments import symmetric, vector
 from gradhess.recovery.calibration import gradient_factor
 
 
@@ -55,9 +55,9 @@ def gradient_covariance_theory(
     matrix = symmetric(Sigma, "Sigma")
     w = vector(delta, "delta", len(matrix))
     n = check.count(batch_size, "batch_size", 1)
-    injected = nonnegative(noise_variance, "noise_variance")
-    inherent = nonnegative(existing, "existing")
-    if positive(kurtosis, "kurtosis") < 1:
+    injected = check.nonnegative(noise_variance, "noise_variance")
+    inherent = check.nonnegative(existing, "existing")
+    if check.positive(kurtosis, "kurtosis") < 1:
         raise InputError(f"kurtosis is {kurtosis}; it is at least 1 for any distribution")
     values, vectors = np.linalg.eigh(matrix)
     if values[0] < -len(matrix) * np.finfo(np.float64).eps * abs(values[-1]):

@@ -11,6 +11,7 @@ import torch
 from gradhess._backends.protocol import AnyArray
 from gradhess.errors import InputTypeError
 from gradhess.informativeness import TargetClass
+from gradhess.torch._module_function import ModuleFunction
 
 
 def module_targets(make_module: Callable[[], Any], *, name: str = "initialised modules") -> TargetClass:
@@ -20,7 +21,7 @@ def module_targets(make_module: Callable[[], Any], *, name: str = "initialised m
     ----------
     make_module : callable
         Gives a new module at each call, initialised by torch's random numbers; it takes (n, d) and gives (n,) or
-        (n, 1).
+        (n, 1). Integer points reach it as floats where it takes those, and else as integers, as an embedding needs.
     name : str
 
     Returns
@@ -44,12 +45,7 @@ def module_targets(make_module: Callable[[], Any], *, name: str = "initialised m
         return modules
 
     def evaluate(points: AnyArray, modules: list[Any]) -> AnyArray:
-        columns = []
-        with torch.no_grad():
-            for module in modules:
-                like = next(module.parameters(), torch.zeros(0))
-                x = torch.as_tensor(np.ascontiguousarray(points)).to(dtype=like.dtype, device=like.device)
-                columns.append(module(x).reshape(len(points)).to("cpu").double().numpy())
+        columns = [ModuleFunction(module).predict(points).astype(np.float64) for module in modules]
         return np.stack(columns, axis=1)
 
     return TargetClass(name, evaluate, sampler=draw)

@@ -13,11 +13,10 @@ from torch.utils.data import TensorDataset, default_collate
 from gradhess import _validation as check
 from gradhess._backends.protocol import AnyArray
 from gradhess.errors import InputError, InputTypeError
-from gradhess.recovery.arguments import nonnegative
+from gradhess.recovery.arguments import BATCHES, random_stream
 from gradhess.recovery.calibration import gradient_factor
-from gradhess.recovery.oracle import batch_stream, distinct_rows, refuse_labels
-
-_CHANGE_BETWEEN_CALLS = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
+from gradhess.recovery.oracle import distinct_rows, refuse_labels
+from gradhess.torch._module_function import refuse_training_layers
 
 
 class RegressionOracle:
@@ -36,7 +35,7 @@ class RegressionOracle:
         here, for its target.
     batch_size : int
         n.
-    parameters : iterable of str or of torch.nn.Parameter, optional
+    parameters : str, torch.nn.Parameter, or an iterable of those, optional
         Which parameters, and in which order; by default all that require a gradient, in the order of
         ``model.named_parameters()``. A gradient is their concatenation, each flattened row-major; ``parameter_slices``
         says where each lies.
@@ -62,7 +61,7 @@ class RegressionOracle:
         model: nn.Module,
         dataset: Any,
         batch_size: int,
-        parameters: Iterable[str | nn.Parameter] | None = None,
+        parameters: str | nn.Parameter | Iterable[str | nn.Parameter] | None = None,
         reduction: str = "mean",
         *,
         existing_noise: float = 0.0,
@@ -80,8 +79,8 @@ class RegressionOracle:
             raise InputError(f"batch_size is {self.batch_size}, but there are {self._size} samples to draw")
         self._names, self._parameters = _chosen(model, parameters)
         self.reduction = reduction
-        self.existing_noise = nonnegative(existing_noise, "existing_noise")
-        self._rng = batch_stream(rng)
+        self.existing_noise = check.nonnegative(existing_noise, "existing_noise")
+        self._rng = random_stream(rng, BATCHES)
         _, y = self._fetch(np.zeros(1, np.int64))
         if not torch.is_floating_point(y):
             raise InputTypeError(
@@ -113,7 +112,7 @@ class RegressionOracle:
 
     def gradient(self, batch: Any, target_noise: Any) -> Tensor:
         """(n_params,) on the CPU: the gradient on that batch with noise (n,) or (n, n_targets) added to its targets."""
-        self._refuse_training_layers()
+        refuse_training_layers(self.model, "model")
         x, y = self._fetch(np.asarray(batch))
         with torch.enable_grad():
             prediction = self.model(x)
@@ -155,14 +154,6 @@ class RegressionOracle:
         values = targets.detach().to("cpu", torch.float64).numpy()
         refuse_labels(check.finite(values, "the target of the dataset"), "the target of the dataset")
 
-    def _refuse_training_layers(self) -> None:
-        for name, module in self.model.named_modules():
-            if module.training and isinstance(module, _CHANGE_BETWEEN_CALLS):
-                raise InputError(
-                    f"layer {name!r} ({type(module).__name__}) is in training mode, where the output of the model "
-                    "changes from call to call; call model.eval() first"
-                )
-
 
 def _as_dataset(dataset: Any) -> Any:
     if isinstance(dataset, (tuple, list)):
@@ -187,13 +178,15 @@ def _size(dataset: Any) -> int:
 
 
 def _chosen(
-    model: nn.Module, wanted: Iterable[str | nn.Parameter] | None
+    model: nn.Module, wanted: str | nn.Parameter | Iterable[str | nn.Parameter] | None
 ) -> tuple[list[str], list[nn.Parameter]]:
     """Names and parameters, in the order in which a gradient has them."""
     named = dict(model.named_parameters())
     if wanted is None:
         names = [name for name, parameter in named.items() if parameter.requires_grad]
     else:
+        if isinstance(wanted, (str, nn.Parameter)):
+            wanted = [wanted]  # both can be iterated over, but not by parameter
         by_identity = {id(parameter): name for name, parameter in named.items()}
         names = []
         for entry in wanted:

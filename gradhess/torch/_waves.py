@@ -67,7 +67,7 @@ def train_on_wave(
     """
     top = check.count(A, "A", 2)
     n_epochs, n_steps = check.count(epochs, "epochs", 1), check.count(steps_per_epoch, "steps_per_epoch", 1)
-    size, rate = check.count(batch_size, "batch_size", 1), _checks.positive(learning_rate, "learning_rate")
+    size, rate = check.count(batch_size, "batch_size", 1), check.positive(learning_rate, "learning_rate")
     sizes = [1, *(check.count(width, "widths", 1) for width in widths), 1]
     generator = _checks.generator(rng)
     frequency = int(generator.integers(1, top))
