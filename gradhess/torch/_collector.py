@@ -221,7 +221,7 @@ class GradientCollector:
                 "on_unsupported='skip'"
             )
         if any(p.is_complex() for p in wanted - unsupported.keys()):
-            listed = ", ".join(names[p] for p in wanted if p.is_complex())
+            listed = ", ".join(name for p, name in names.items() if p in wanted and p.is_complex())
             raise InputTypeError(
                 f"parameters must be real, but {listed} hold complex numbers: choose layers=..."
             )
