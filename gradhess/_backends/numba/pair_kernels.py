@@ -49,16 +49,31 @@ def pair_dependence(
         for i in range(rows.shape[1]):
             starts[i, 1:] = np.cumsum(np.bincount(rows[:, i], minlength=q))
         out = sums[first : first + TILE_ROWS]
-        if shares is None and q >= ONE_BY_ONE:
-            add_one_by_one(packed, first, q, order, readonly(starts), mu, out)
-        elif shares is None:
-            add_counted(packed, first, q, order, readonly(starts), mu, out)
+        if shares is None:
+            counted = add_one_by_one if q >= ONE_BY_ONE else add_counted
+            counted(packed, first, q, order, readonly(starts), mu, out)
         else:
-            add = add_weighted_one_by_one if q >= ONE_BY_ONE else add_weighted
-            add(packed, first, q, order, readonly(starts), shares, mu, out)
+            weighted = add_weighted_one_by_one if q >= ONE_BY_ONE else add_weighted
+            weighted(packed, first, q, order, readonly(starts), shares, mu, out)
 
     workers.run(-(-n_rows // TILE_ROWS), tile, threads)
     return sums
+
+
+@kernel
+def _add_lanes(
+    total: float, x: int, b: int, n_targets: int, cells: int, above: Any, over: Any, mu: Any
+) -> float:
+    """total + sum of mu(x') eps^2 over the inputs x' > x of block b.
+
+    ``over`` counts the cells above the floor of ``n_targets / cells``, ``above`` what they hold above it.
+    """
+    remainder = float(n_targets - (n_targets // cells) * cells)
+    for lane in range(max(0, x + 1 - b * LANES), min(LANES, mu.shape[0] - b * LANES)):
+        dependence = 2.0 * (cells * float(above[lane]) - remainder * float(over[lane]))
+        dependence /= float(n_targets) * cells
+        total += mu[b * LANES + lane] * dependence * dependence
+    return total
 
 
 @kernel
@@ -71,7 +86,6 @@ def add_counted(packed: Any, first: int, q: int, order: Any, starts: Any, mu: An
     n_targets = order.shape[1]
     cells = q * q
     floor = np.uint32(n_targets // cells)
-    remainder = float(n_targets - (n_targets // cells) * cells)
     few = np.zeros(LANES, np.uint8)
     count = np.zeros(LANES, np.uint32)
     above = np.zeros(LANES, np.uint32)
@@ -99,12 +113,7 @@ def add_counted(packed: Any, first: int, q: int, order: Any, starts: Any, mu: An
                         more = count[lane] > floor
                         above[lane] += (count[lane] - floor) * np.uint32(more)
                         over[lane] += np.uint32(more)
-            total = out[i]
-            for lane in range(max(0, first + i + 1 - b * LANES), min(LANES, mu.shape[0] - b * LANES)):
-                dependence = 2.0 * (cells * float(above[lane]) - remainder * float(over[lane]))
-                dependence /= float(n_targets) * cells
-                total += mu[b * LANES + lane] * dependence * dependence
-            out[i] = total
+            out[i] = _add_lanes(out[i], first + i, b, n_targets, cells, above, over, mu)
 
 
 @kernel
@@ -142,7 +151,6 @@ def add_one_by_one(packed: Any, first: int, q: int, order: Any, starts: Any, mu:
     n_targets = order.shape[1]
     cells = q * q
     floor = n_targets // cells
-    remainder = float(n_targets - floor * cells)
     counts = np.zeros(q, np.int64)
     above = np.zeros(LANES, np.int64)
     over = np.zeros(LANES, np.int64)
@@ -162,12 +170,7 @@ def add_one_by_one(packed: Any, first: int, q: int, order: Any, starts: Any, mu:
                         over[lane] += counts[label] == floor + 1
                     for at in range(start, stop):
                         counts[packed[b, order[i, at], lane]] = 0
-            total = out[i]
-            for lane in range(max(0, first + i + 1 - b * LANES), min(LANES, mu.shape[0] - b * LANES)):
-                dependence = 2.0 * (cells * float(above[lane]) - remainder * float(over[lane]))
-                dependence /= float(n_targets) * cells
-                total += mu[b * LANES + lane] * dependence * dependence
-            out[i] = total
+            out[i] = _add_lanes(out[i], first + i, b, n_targets, cells, above, over, mu)
 
 
 @kernel
