@@ -85,19 +85,23 @@ def _add_products(z: Any, w: Any, sums: Any) -> None:
 def kronecker_sums(
     A: Float64Array, factors: Sequence[KroneckerFactor], out: Float64Array, *, threads: int
 ) -> None:
-    first, second = np.triu_indices(A.shape[1])
-    nothing = readonly(np.empty((0, 0, 0)))
+    pairs = np.triu_indices(A.shape[1])
     W = np.empty((SLAB_ROWS, out.shape[1]))
     for factor, total in zip(factors, out, strict=True):
         for start in range(0, len(A), SLAB_ROWS):
-            rows = readonly(A[start : start + SLAB_ROWS])
-            slab = slice(start, start + len(rows))
-            weights = W[: len(rows)]
-            left = nothing if factor.left is None else readonly(factor.left[slab])
-            _weights(left, readonly(factor.right[slab]), weights)
+            slab = slice(start, min(start + SLAB_ROWS, len(A)))
+            left = np.empty((0, 0, 0)) if factor.left is None else factor.left[slab]
+            weights = W[: slab.stop - start]
+            _weights(readonly(left), readonly(factor.right[slab]), weights)
+            _add_slab(readonly(A[slab]), weights, pairs, total, threads)
 
-            def add(index: int) -> None:
-                block = slice(index * PAIRS, (index + 1) * PAIRS)
-                _add_block(rows, weights, first[block], second[block], total[:, block])  # noqa: B023  run returns after it
 
-            workers.run(-(-len(first) // PAIRS), add, threads)
+def _add_slab(A: Any, W: Any, pairs: Any, total: Float64Array, threads: int) -> None:
+    """Share the blocks of pairs of one slab among threads."""
+    first, second = pairs
+
+    def add(index: int) -> None:
+        block = slice(index * PAIRS, (index + 1) * PAIRS)
+        _add_block(A, W, first[block], second[block], total[:, block])
+
+    workers.run(-(-len(first) // PAIRS), add, threads)
