@@ -9,8 +9,7 @@ import numpy as np
 from gradhess._backends.cupy import layout
 from gradhess._backends.cupy.cublas_engine import panel_columns
 from gradhess._backends.cupy.launch import SEGMENT, cupy
-from gradhess._memory import NEVER_REFUSED, readable, scatter_bytes
-from gradhess.errors import ResultTooLargeError
+from gradhess._memory import NEVER_REFUSED, scatter_bytes, too_large
 
 VECTORS: Final = 12
 """(p,) float64 beside a scatter: mean, shifts, sums, squares, corrections."""
@@ -66,16 +65,8 @@ def require(n_bytes: int, what: str, alternatives: dict[str, int] | None = None)
     if n_bytes < NEVER_REFUSED:
         return
     available = available_bytes()
-    if n_bytes <= available:
-        return
-    fitting = [
-        f"{name} ({readable(size)})" for name, size in (alternatives or {}).items() if size <= available
-    ]
-    advice = f"; what would fit: {', '.join(fitting)}" if fitting else ""
-    raise ResultTooLargeError(
-        f"{what} needs {n_bytes:,} bytes ({readable(n_bytes)}) on the GPU, but {readable(available)} are "
-        f"available there{advice}"
-    )
+    if n_bytes > available:
+        raise too_large(n_bytes, what, available, alternatives, where="the GPU")
 
 
 def require_matrix(n_parameters: int, n_rows: int, what: str, dtype: np.dtype[Any]) -> None:

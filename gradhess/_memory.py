@@ -113,14 +113,22 @@ def require(n_bytes: int, what: str, alternatives: dict[str, int] | None = None)
     if n_bytes < NEVER_REFUSED:
         return
     available = available_bytes()
-    if available is None or n_bytes <= available:
-        return
+    if available is not None and n_bytes > available:
+        raise too_large(n_bytes, what, available, alternatives)
+
+
+def too_large(
+    n_bytes: int, what: str, available: int, alternatives: dict[str, int] | None, *, where: str = ""
+) -> ResultTooLargeError:
+    """The error: what was asked for, what is available (on ``where``), and which alternatives would fit."""
     fitting = [
         f"{name} ({readable(size)})" for name, size in (alternatives or {}).items() if size <= available
     ]
     advice = f"; what would fit: {', '.join(fitting)}" if fitting else ""
-    raise ResultTooLargeError(
-        f"{what} needs {n_bytes:,} bytes ({readable(n_bytes)}), but {readable(available)} are available{advice}"
+    on, there = (f" on {where}", " there") if where else ("", "")
+    return ResultTooLargeError(
+        f"{what} needs {n_bytes:,} bytes ({readable(n_bytes)}){on}, but {readable(available)} are available"
+        f"{there}{advice}"
     )
 
 
