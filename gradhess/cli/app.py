@@ -74,6 +74,14 @@ def demo(
         Job(title=flights.TITLE, state=out, plot=plot, coefficients=coefficients).run(source, losses.squared)
 
 
+def _column_names(features: str | None) -> list[str] | None:
+    """The names of ``--features``, which are separated by commas."""
+    names = None if features is None else [name.strip() for name in features.split(",") if name.strip()]
+    if names == []:
+        raise InputError("--features: no column is named")
+    return names
+
+
 @app.command()
 def fit(
     data: option.Data,
@@ -97,9 +105,7 @@ def fit(
     with readable_errors(debug=debug):
         if delta is not None and loss is not option.LossName.huber:
             raise InputError(f"--delta belongs to the huber loss; the loss is {loss.value}")
-        names = None if features is None else [name.strip() for name in features.split(",") if name.strip()]
-        if names == []:
-            raise InputError("--features: no column is named")
+        names = _column_names(features)
         source = TableSource(
             open_table(data), target, names, chunk_rows=chunk_rows, drop_missing=drop_missing
         )
@@ -138,9 +144,7 @@ def recover(
     with readable_errors(debug=debug):
         from gradhess.cli.recover import Recovery
 
-        names = None if features is None else [name.strip() for name in features.split(",") if name.strip()]
-        if names == []:
-            raise InputError("--features: no column is named")
+        names = _column_names(features)
         if gradients is None and method is not option.RecoveryMethodName.orthogonal:
             gradients = DEFAULT_GRADIENTS
         Recovery(
