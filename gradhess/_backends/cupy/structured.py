@@ -13,7 +13,7 @@ from gradhess._backends.cupy.launch import cupy, table
 from gradhess._backends.cupy.rows import DeviceRows
 from gradhess._backends.cupy.slopes import plain, strides
 from gradhess._backends.groups import Groups
-from gradhess._backends.protocol import FLOAT32, FLOAT64
+from gradhess._backends.row_shapes import GroupedShape, OuterShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,32 +26,11 @@ class DeviceStructuredRows(DeviceRows):
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceOuterRows(DeviceStructuredRows):
+class DeviceOuterRows(OuterShape, DeviceStructuredRows):
     """``outer_rows.OuterRows`` on a device: X (n, m) or (n, T, m), errors alike with k."""
 
     errors: DeviceArray = field(kw_only=True)
     mask: DeviceArray | None = None
-
-    @property
-    def n_outputs(self) -> int:
-        return int(self.errors.shape[-1])
-
-    @property
-    def steps(self) -> int:
-        return int(self.X.shape[1]) if self.X.ndim == 3 else 1
-
-    @property
-    def width(self) -> int:
-        return int(self.X.shape[-1]) + int(self.unit_column)
-
-    @property
-    def n_parameters(self) -> int:
-        return self.width * self.n_outputs
-
-    @property
-    def compute_dtype(self) -> np.dtype[Any]:
-        narrow = all(array.dtype.kind == "f" and array.dtype.itemsize <= 4 for array in (self.X, self.errors))
-        return FLOAT32 if narrow else FLOAT64
 
     def take(self, which: Any) -> DeviceRows:
         mask = None if self.mask is None else self.mask[which]
@@ -101,7 +80,7 @@ class DeviceSelectedRows(DeviceStructuredRows):
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceGroupedRows(DeviceStructuredRows):
+class DeviceGroupedRows(GroupedShape, DeviceStructuredRows):
     """``grouped_rows.GroupedRows`` on a device: ``groups`` holds device arrays, ``count`` is that of ``offsets``."""
 
     groups: Groups = field(kw_only=True)
@@ -110,14 +89,6 @@ class DeviceGroupedRows(DeviceStructuredRows):
     @property
     def n_samples(self) -> int:
         return self.count
-
-    @property
-    def n_outputs(self) -> int:
-        return self.groups.n_outputs
-
-    @property
-    def n_parameters(self) -> int:
-        return (int(self.X.shape[1]) + int(self.unit_column)) * self.groups.n_outputs
 
     def take(self, which: Any) -> DeviceRows:
         start, stop, _ = which.indices(self.count)
