@@ -6,12 +6,10 @@ from abc import abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from gradhess._backends.cupy.engine import DeviceArray
+from gradhess._backends.cupy.group_sums import group_sums
 from gradhess._backends.cupy.launch import cupy, table
 from gradhess._backends.cupy.rows import DeviceRows
-from gradhess._backends.cupy.slopes import plain, strides
 from gradhess._backends.groups import Groups
 from gradhess._backends.row_shapes import GroupedShape, OuterShape
 
@@ -96,27 +94,4 @@ class DeviceGroupedRows(GroupedShape, DeviceStructuredRows):
         return replace(self, groups=self.groups.slice(start, stop), count=stop - start)
 
     def expand(self, out: DeviceArray) -> None:
-        X = plain(self)
-        flag = cupy().zeros(1, np.int64)  # draws were checked when the groups were made
-        groups = self.groups
-        table(
-            "group_sums",
-            X.dtype,
-            self.count,
-            self.n_parameters,
-            X,
-            int(X.shape[0]),
-            int(X.shape[1]),
-            *strides(X),
-            bool(self.unit_column),
-            groups.offsets,
-            groups.indices,
-            groups.slopes,
-            groups.factors,
-            groups.shifts,
-            groups.scale,
-            groups.n_outputs,
-            self.count,
-            flag,
-            out,
-        )
+        group_sums(self, self.groups, out)
