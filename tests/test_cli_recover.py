@@ -46,7 +46,7 @@ def test_it_recovers(data: Path, method: str) -> None:
     assert "3,000 rows; gradients at the optimum" in result.output
     assert "total = a + b" in result.output
     assert "seven is constant (7)" in result.output
-    predicted = float(re.search(r"sampling error\s+(\S+)", result.output)[1])  # type: ignore[index]
+    predicted = float(re.search(r"sampling error\s+(\S+)", result.output)[1])
     # The targets have noise of variance 1, of which nobody was told: 1 / 50 beside the sampling error.
     assert error_of(result.output) < 1.5 * predicted + 1 / 50
 
@@ -86,7 +86,7 @@ def test_options_reach_the_recovery(data: Path) -> None:
     assert "beside 3 known" in invoke(*base, "--existing-noise", 3).output
     assert invoke(*base, "--without-replacement").output != invoke(*base).output
     raw = invoke(*base, "--raw").output
-    condition = float(re.search(r"condition number (\S+)", raw)[1])  # type: ignore[index]
+    condition = float(re.search(r"condition number (\S+)", raw)[1])
     assert condition > 1e6
 
 
