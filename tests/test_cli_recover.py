@@ -93,12 +93,25 @@ def test_options_reach_the_recovery(data: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("-m", 11), "come in pairs"),
-        (("--method", "calibrated", "--existing-noise", 101), "method='rescaled'"),
+        (("-m", 11), "--gradients is 11; antithetic gradients come in pairs"),
+        (("--method", "orthogonal", "-m", 40), "--gradients is 40;"),
+        (("--method", "orthogonal", "-m", 40), "pass --gradients 101, or leave it out"),
+        (("--method", "calibrated", "--existing-noise", 101), "--existing-noise is 101, more than"),
+        (("--method", "calibrated", "--existing-noise", 101), "Use --method rescaled,"),
+        (
+            ("--method", "calibrated", "--noise-variance", 3),
+            "Leave --noise-variance out, or use --method rescaled",
+        ),
+        (("--method", "rescaled", "--noise-variance", 0), "pass a --noise-variance above 0"),
+        (("--noise-variance", 0), "--noise-variance is 0; --method antithetic tells"),
+        (("--noise-variance", -1), "--noise-variance is -1"),
         (("--report", "report.txt"), "must end in"),
         (("--report", "nowhere/report.html"), "there is no folder"),
         (("-f", ","), "no column is named"),
-        (("-n", 4000, "--without-replacement"), "3000 rows to draw without replacement"),
+        (
+            ("-n", 4000, "--without-replacement"),
+            "--batch-size is 4000, but there are 3000 rows to draw without replacement",
+        ),
         (("-t", "nothing"), "there is no column"),
     ],
 )

@@ -72,7 +72,7 @@ def test_bad_arguments(data, arguments, error, message):
 
 def test_too_much_noise_for_calibration(data):
     oracle = rec.LinearRegressionOracle(*data, batch_size=25, existing_noise=26.0, rng=0)
-    with pytest.raises(InputError, match=r"existing is 26.*'rescaled'"):
+    with pytest.raises(InputError, match=r"oracle\.existing_noise is 26.*'rescaled'"):
         rec.recover_hessian(oracle, 100, "calibrated")
     est = rec.recover_hessian(oracle, 100, "rescaled")
     assert est.noise_variance == 0

@@ -25,6 +25,14 @@ from gradhess.errors import InputError
 from gradhess.recovery.metrics import best_scale_error, whitened_error
 
 REPORT_SUFFIXES: Final = (".html", *SUFFIXES)
+OPTIONS: Final = {
+    "n_gradients": "--gradients",
+    "batch_size": "--batch-size",
+    "noise_variance": "--noise-variance",
+    "existing_noise": "--existing-noise",
+    "method": "--method",
+}
+"""What the arguments of ``recover_hessian`` and its oracle are called on the command line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +71,23 @@ class Recovery:
         coef: Float64Array = np.zeros(problem.X.shape[1])
         if self.at_optimum:
             coef = np.asarray(np.linalg.lstsq(problem.X, problem.y)[0])
-        oracle = recovery.LinearRegressionOracle(
-            problem.X,
-            problem.y,
-            coef,
-            batch_size=self.batch_size,
-            replace=self.replace,
-            existing_noise=self.existing_noise,
-            rng=self.seed,
-        )
-        est = recovery.recover_hessian(
-            oracle,
-            self.n_gradients,
-            self.method,
-            "calibrated" if self.noise_variance is None else self.noise_variance,
-            rng=self.seed,
-        )
+        with messages.named_as_options(**OPTIONS):
+            oracle = recovery.LinearRegressionOracle(
+                problem.X,
+                problem.y,
+                coef,
+                batch_size=self.batch_size,
+                replace=self.replace,
+                existing_noise=self.existing_noise,
+                rng=self.seed,
+            )
+            est = recovery.recover_hessian(
+                oracle,
+                self.n_gradients,
+                self.method,
+                "calibrated" if self.noise_variance is None else self.noise_variance,
+                rng=self.seed,
+            )
         exact = oracle.hessian()
         lines = list(self._lines(problem, est, exact, source))
         written = False

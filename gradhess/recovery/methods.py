@@ -45,7 +45,7 @@ def covariance(ask: Asker, m: int, variance: float) -> Recovered:
     if total == 0:
         raise InputError(
             "there is no noise, injected or known to be there: the covariance of the gradients says nothing about the "
-            "Hessian; pass a noise_variance"
+            "Hessian; pass a noise_variance above 0"
         )
     gradients = _noised(ask, m, variance)
     hessian = np.asarray(gradients.covariance_) / (ask.factor * total)
@@ -117,7 +117,7 @@ def orthogonal(ask: Asker, m: int, variance: float) -> Recovered:
     if m != n + 1:
         raise InputError(
             f"n_gradients is {m}; orthogonal noise on a batch of {n} takes exactly {n} gradients and a clean one: pass "
-            f"n_gradients={n + 1}, or None"
+            f"n_gradients={n + 1}, or leave it out"
         )
     batch = ask.draw(1)
     clean = ask.gradients(batch, ask.shaped(np.zeros((1, n))))[0]

@@ -9,7 +9,7 @@ import numpy as np
 from gradhess import _validation as check
 from gradhess._backends.protocol import Float64Array
 from gradhess.errors import InputError
-from gradhess.recovery.calibration import calibrated_noise_variance
+from gradhess.recovery.calibration import still_needed
 from gradhess.recovery.drawing import Asker
 from gradhess.recovery.estimate import HessianEstimate
 from gradhess.recovery.methods import METHODS
@@ -110,13 +110,13 @@ def _noise_to_inject(ask: Asker, method: str, noise_variance: float | str) -> fl
         if method == "rescaled":
             return max(needed - ask.existing, 0.0)
         if method == "calibrated":
-            return calibrated_noise_variance(ask.n, existing=ask.existing, reduction=ask.reduction)
+            return still_needed(ask.n, needed, ask.existing, "oracle.existing_noise")
         return needed
     variance = check.nonnegative(noise_variance, "noise_variance")
     if method == "calibrated" and not np.isclose(variance + ask.existing, needed, rtol=1e-6):
         raise InputError(
             f"noise_variance is {variance:g}, beside {ask.existing:g} that is there: calibration needs {needed:g} in "
-            "all. Use noise_variance='calibrated', or method='rescaled' for any other noise"
+            "all. Leave noise_variance out, or use method='rescaled' for any other noise"
         )
     return variance
 
