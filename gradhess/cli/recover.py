@@ -16,15 +16,15 @@ from rich.text import Text
 
 from gradhess import StreamingCovariance, _memory, recovery
 from gradhess._backends.protocol import Float64Array
-from gradhess._plot import SUFFIXES
+from gradhess._plot import PAGE_SUFFIX
 from gradhess._regression.aliasing import find_aliased
 from gradhess._regression.design import CONSTANT_RTOL, INTERCEPT
 from gradhess.cli import messages, report
+from gradhess.cli.outputs import check_picture
 from gradhess.cli.source import TableSource
 from gradhess.errors import InputError
 from gradhess.recovery.metrics import best_scale_error, whitened_error
 
-REPORT_SUFFIXES: Final = (".html", *SUFFIXES)
 OPTIONS: Final = {
     "n_gradients": "--gradients",
     "batch_size": "--batch-size",
@@ -105,12 +105,7 @@ class Recovery:
         path = self.report
         if path is None:
             return
-        if path.suffix.lower() not in REPORT_SUFFIXES:
-            raise InputError(
-                f"--report: {path.name} must end in {', '.join(REPORT_SUFFIXES[:-1])} or {REPORT_SUFFIXES[-1]}"
-            )
-        if not path.absolute().parent.is_dir():
-            raise InputError(f"cannot write {path}: there is no folder {path.parent}")
+        check_picture(path, "--report", page=True)
         if path.resolve() == self.data.resolve():
             raise InputError(f"--report: {path} is the data file; choose another name")
 
@@ -134,7 +129,7 @@ class Recovery:
 
     def _write(self, est: recovery.HessianEstimate, exact: Float64Array, lines: list[str]) -> None:
         assert self.report is not None
-        if self.report.suffix.lower() != ".html":
+        if self.report.suffix.lower() != PAGE_SUFFIX:
             est.plot(self.report, reference=exact)
             return
         picture = io.BytesIO()
