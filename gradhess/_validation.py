@@ -96,6 +96,12 @@ def accumulator_fits(accumulator: np.dtype[Any], rows: np.dtype[Any], name: str)
         )
 
 
+def rows_fit_stream(n_parameters: int, stream_parameters: int | None) -> None:
+    """None for a stream that has seen no rows."""
+    if stream_parameters is not None and n_parameters != stream_parameters:
+        raise InputError(f"these rows have {n_parameters} parameters, but the stream has {stream_parameters}")
+
+
 def resolve_loss(loss: Any) -> Loss:
     """A loss object, from itself or its name."""
     if isinstance(loss, Loss):
