@@ -39,7 +39,7 @@ def test_rows_collide_where_all_entries_do():
     found = inf.collision_entropy_from_samples(x)
     assert found.n_collisions == 1
     assert found.value == pytest.approx(math.log(6))
-    assert "only 1 collisions" in found.note
+    assert "only 1 collision:" in found.note
     assert "take more samples" in str(found)
 
 

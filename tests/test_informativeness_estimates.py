@@ -164,6 +164,11 @@ def test_real_targets_and_densities():
             InputError,
             "one a row",
         ),
+        (
+            {"n_targets": 5, "n_inputs": 8, "input_distribution": lambda n, rng: np.full((n, 3), np.nan)},
+            InputError,
+            "drawn inputs hold NaN",
+        ),
         ({"n_targets": 5, "n_inputs": 8, "target_class": "lwe"}, InputTypeError, "must be a TargetClass"),
         ({"n_targets": 5, "n_inputs": 8, "rng": None}, InputTypeError, "rng must be"),
         ({"n_targets": 5, "n_inputs": 8, "loss": "logistic"}, InputError, "labels of the logistic loss"),

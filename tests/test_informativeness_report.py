@@ -122,6 +122,7 @@ def test_the_report_without_a_signal(tmp_path):
     assert report.epsilon == pytest.approx(2 * (1 - 1 / Q**2))
     point = inf.analyze(MODEL, TARGET, [[1, 2, 0]])
     assert point.collision_entropy == 0
+    assert "gradient of 21 parameters, all 27 targets and 1 input\n" in point.summary()
     assert "no pairs" in point.notes[0]
     assert point.noise == 0  # a difference of two equal second moments, but for rounding
     assert point.signal_to_noise(1).value == math.inf

@@ -55,6 +55,7 @@ def test_bad_answers(answer, error, message):
         (dict(n_gradients=10, noise_variance=0.0), InputError, "noise_variance is 0"),
         (dict(n_gradients=10, noise_variance=-1.0), InputError, "not negative"),
         (dict(n_gradients=10, noise_variance="large"), InputError, "'calibrated'"),
+        (dict(n_gradients=10, noise_variance=None), InputTypeError, "a number or 'calibrated'"),
         (
             dict(n_gradients=10, method="calibrated", noise_variance=3.0),
             InputError,
@@ -68,6 +69,23 @@ def test_bad_arguments(data, arguments, error, message):
     oracle = rec.LinearRegressionOracle(*data, batch_size=25, rng=0)
     with pytest.raises(error, match=message):
         rec.recover_hessian(oracle, **arguments)
+
+
+def test_what_is_not_finite_is_found(data):
+    for at, (name, index) in enumerate((("X", (7, 1)), ("y", (3,)), ("coef", (2,)))):
+        arrays = [np.array(array, np.float64) for array in data]
+        arrays[at][index] = np.nan
+        place = ", ".join(map(str, index))
+        with pytest.raises(InputError, match=rf"^{name} holds NaN or infinity, first at \[{place}\]$"):
+            rec.LinearRegressionOracle(*arrays, batch_size=5)
+
+
+def test_what_is_no_oracle_and_no_generator(data):
+    with pytest.raises(InputTypeError, match="class LinearRegressionOracle; pass an instance"):
+        rec.recover_hessian(rec.LinearRegressionOracle, 10)
+    oracle = rec.LinearRegressionOracle(*data, batch_size=5)
+    with pytest.raises(InputTypeError, match=r"seed or a numpy\.random\.Generator, not RandomState"):
+        rec.recover_hessian(oracle, 10, rng=np.random.RandomState(0))
 
 
 def test_too_much_noise_for_calibration(data):

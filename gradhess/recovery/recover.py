@@ -8,7 +8,7 @@ import numpy as np
 
 from gradhess import _validation as check
 from gradhess._backends.protocol import Float64Array
-from gradhess.errors import InputError
+from gradhess.errors import InputError, InputTypeError
 from gradhess.recovery.calibration import still_needed
 from gradhess.recovery.drawing import Asker
 from gradhess.recovery.estimate import HessianEstimate
@@ -112,6 +112,8 @@ def _noise_to_inject(ask: Asker, method: str, noise_variance: float | str) -> fl
         if method == "calibrated":
             return still_needed(ask.n, needed, ask.existing, "oracle.existing_noise")
         return needed
+    if noise_variance is None:
+        raise InputTypeError("noise_variance is None; it must be a number or 'calibrated'")
     variance = check.nonnegative(noise_variance, "noise_variance")
     if method == "calibrated" and not np.isclose(variance + ask.existing, needed, rtol=1e-6):
         raise InputError(
