@@ -71,6 +71,15 @@ def test_bad_arguments(data, arguments, error, message):
         rec.recover_hessian(oracle, **arguments)
 
 
+@pytest.mark.parametrize("size", [1e155, 1e200])
+@pytest.mark.parametrize("method", ["antithetic", "calibrated", "difference", "fixed_batch", "orthogonal"])
+def test_squares_of_gradients_that_overflow(data, method, size):
+    X, y, coef = data
+    oracle = rec.LinearRegressionOracle(size * X, y, 0 * coef, batch_size=25, rng=0)
+    with pytest.raises(InputError, match="overflows float64, though they do not"):
+        rec.recover_hessian(oracle, 26 if method == "orthogonal" else 100, method, rng=0)
+
+
 def test_what_is_not_finite_is_found(data):
     for at, (name, index) in enumerate((("X", (7, 1)), ("y", (3,)), ("coef", (2,)))):
         arrays = [np.array(array, np.float64) for array in data]

@@ -62,8 +62,8 @@ def recover_hessian(
     Raises
     ------
     InputError, InputTypeError
-        An unknown method, fewer than 2 gradients, no noise, more existing noise than calibration allows, or an oracle
-        that lacks a part or returns another shape.
+        An unknown method, fewer than 2 gradients, no noise, more existing noise than calibration allows, an oracle
+        that lacks a part or returns another shape, or a Hessian that overflows.
     NonFiniteError
         The oracle returned NaN or infinity; ``row`` is the number of the gradient.
 
