@@ -51,6 +51,16 @@ def test_it_recovers(data: Path, method: str) -> None:
     assert error_of(result.output) < 1.5 * predicted + 1 / 50
 
 
+@pytest.mark.parametrize("command", ["recover", "fit"])
+def test_squares_that_overflow(tmp_path: Path, command: str) -> None:
+    path = tmp_path / "large.csv"
+    rows = np.random.default_rng(0).standard_normal((50, 3)) * [1.0, 1e200, 1.0]
+    np.savetxt(path, rows, delimiter=",", header="a,b,y", comments="")
+    result = invoke(command, path, "-t", "y")
+    assert result.exit_code == 1
+    assert "column 'b' are so large that their squares overflow" in " ".join(result.output.split())
+
+
 def test_excess_risk_far_from_the_optimum(data: Path) -> None:
     result = invoke("recover", data, "-t", "y", "-n", 50, "-m", 20_000)
     assert "gradients at zero" in result.output
