@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gradhess.cli import messages
-from gradhess.cli.messages import readable_errors
+from gradhess.cli.messages import named_as_options, readable_errors
 from gradhess.cli.outputs import check_picture
 from gradhess.errors import InputError
 
@@ -53,7 +53,7 @@ def lwe(q: Modulus = 3, kind: Kind = "ternary", plot: Picture = None, debug: Deb
 
     All classes and inputs are enumerated; nothing is drawn.
     """
-    with readable_errors(debug=debug):
+    with readable_errors(debug=debug), named_as_options(kind="--kind"):
         from gradhess.informativeness import experiments
 
         check_picture(plot)

@@ -72,6 +72,7 @@ def named_as_options(**options: str) -> Iterator[None]:
         message = str(error)
         for name, option in options.items():
             message = re.sub(rf"\b{name}='?([\w.]+)'?", rf"{option} \1", message)
+            message = re.sub(rf"^{name}(?= is )", option, message)
             if "_" in name:  # else it may be a word
                 message = re.sub(rf"\b(oracle\.)?{name}\b", option, message)
         raise InputError(message) from error

@@ -113,7 +113,7 @@ class Recovery:
         self, problem: Problem, est: recovery.HessianEstimate, exact: Float64Array, source: TableSource
     ) -> Iterator[str]:
         N, p = problem.X.shape
-        yield f"{self.title}: {source.target_name} on {p} parameters"
+        yield f"{self.title}: {source.target_name} on {p} parameter{'s' if p > 1 else ''}"
         dropped = f", {source.n_dropped:,} left out for missing values" if source.n_dropped else ""
         yield f"{N:,} rows{dropped}; gradients at {'the optimum' if self.at_optimum else 'zero'}"
         for note in (*source.notes, *problem.notes):
