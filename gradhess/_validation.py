@@ -50,6 +50,17 @@ def count(value: Any, name: str, minimum: int) -> int:
     return int(value)
 
 
+def seed(value: Any, name: str = "rng") -> int:
+    """Where a generator, which the caller has looked for, would do as well."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise InputTypeError(
+            f"{name} must be an integer seed or a numpy.random.Generator, not {type(value).__name__}"
+        )
+    if value < 0:
+        raise InputError(f"{name} is {value}; a seed must not be negative")
+    return int(value)
+
+
 def number(value: Any, name: str) -> float:
     """A real number, which may be infinite or NaN."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
@@ -94,6 +105,12 @@ def accumulator_fits(accumulator: np.dtype[Any], rows: np.dtype[Any], name: str)
         raise InputTypeError(
             f"{name} is {accumulator}, but the rows are {rows}; pass float32 data, or {name}='float64'"
         )
+
+
+def rows_fit_stream(n_parameters: int, stream_parameters: int | None) -> None:
+    """None for a stream that has seen no rows."""
+    if stream_parameters is not None and n_parameters != stream_parameters:
+        raise InputError(f"these rows have {n_parameters} parameters, but the stream has {stream_parameters}")
 
 
 def resolve_loss(loss: Any) -> Loss:
@@ -168,9 +185,13 @@ def nonnegative_weights(value: Any, name: str, n_rows: int, shape: tuple[int, ..
     return weights
 
 
-def finite(array: Float64Array, name: str) -> Float64Array:
-    if first_false(np.isfinite(array)) >= 0:
-        raise InputError(f"{name} holds NaN or infinity")
+def finite(array: Float64Array, name: str, *, whole: bool = True) -> Float64Array:
+    """``whole`` is False for a piece of an array, where an index would mislead."""
+    index = first_false(np.isfinite(array))
+    if index >= 0:
+        place = ", ".join(str(int(i)) for i in np.unravel_index(index, array.shape))
+        where = f", first at [{place}]" if whole and array.size > 1 else ""
+        raise InputError(f"{name} holds NaN or infinity{where}")
     return array
 
 
@@ -184,7 +205,7 @@ def coefficients(value: Any, loss: Loss, shape: tuple[int, ...]) -> Float64Array
     elif coef.shape != (d,):
         hint = "; pass coef.ravel()" if coef.shape in ((1, d), (d, 1)) else ""
         raise InputError(f"coef has shape {coef.shape}, but X has shape {shape}: it must be ({d},){hint}")
-    return finite(_as_float64(coef).reshape(-1, d), "coef")
+    return finite(_as_float64(coef), "coef").reshape(-1, d)
 
 
 def intercepts(value: Any, loss: Loss, n_outputs: int) -> Float64Array | None:
@@ -210,7 +231,8 @@ def factor(value: Any, name: str, length: int, shape: tuple[int, ...]) -> Float6
             f"{name} has shape {array.shape}, but the gradients have shape {shape}: "
             f"it must be ({length},) or ({length}, m)"
         )
-    return finite(_as_float64(array[:, np.newaxis] if array.ndim == 1 else array), name)
+    vectors = finite(_as_float64(array), name)
+    return vectors[:, np.newaxis] if array.ndim == 1 else vectors
 
 
 def weights_fit_float32(weights: Float64Array, name: str) -> None:

@@ -357,7 +357,7 @@ def make_rows(
     }.get(loss, lambda: rng.standard_normal(n))()
     return Rows(
         X,
-        kind,  # type: ignore[arg-type]
+        kind,
         unit_column,
         LOSSES[loss],
         y.astype(np.float64),

@@ -213,7 +213,7 @@ def takes_one(eta):
 
 
 def unknown_name(eta, y):
-    return eta - no_such_name  # noqa: F821
+    return eta - no_such_name  # noqa: F821 - that is what it is about
 
 
 def unknown_attribute(eta, y):

@@ -71,7 +71,7 @@ def test_training_without_torch_says_what_is_missing(monkeypatch: pytest.MonkeyP
         (("lwe", "--plot", "picture.jpeg"), "must end in"),
         (("lwe", "--plot", "no-such-folder/picture.png"), "there is no folder"),
         (("lwe", "--q", "2"), "q of at least 3"),
-        (("lwe", "--kind", "quaternary"), "kind is 'quaternary'"),
+        (("lwe", "--kind", "quaternary"), "error: --kind is 'quaternary'"),
     ],
 )
 def test_refusals_are_one_line(arguments: tuple[str, ...], message: str) -> None:

@@ -46,9 +46,19 @@ def test_it_recovers(data: Path, method: str) -> None:
     assert "3,000 rows; gradients at the optimum" in result.output
     assert "total = a + b" in result.output
     assert "seven is constant (7)" in result.output
-    predicted = float(re.search(r"sampling error\s+(\S+)", result.output)[1])  # type: ignore[index]
+    predicted = float(re.search(r"sampling error\s+(\S+)", result.output)[1])
     # The targets have noise of variance 1, of which nobody was told: 1 / 50 beside the sampling error.
     assert error_of(result.output) < 1.5 * predicted + 1 / 50
+
+
+@pytest.mark.parametrize("command", ["recover", "fit"])
+def test_squares_that_overflow(tmp_path: Path, command: str) -> None:
+    path = tmp_path / "large.csv"
+    rows = np.random.default_rng(0).standard_normal((50, 3)) * [1.0, 1e200, 1.0]
+    np.savetxt(path, rows, delimiter=",", header="a,b,y", comments="")
+    result = invoke(command, path, "-t", "y")
+    assert result.exit_code == 1
+    assert "column 'b' are so large that their squares overflow" in " ".join(result.output.split())
 
 
 def test_excess_risk_far_from_the_optimum(data: Path) -> None:
@@ -86,19 +96,32 @@ def test_options_reach_the_recovery(data: Path) -> None:
     assert "beside 3 known" in invoke(*base, "--existing-noise", 3).output
     assert invoke(*base, "--without-replacement").output != invoke(*base).output
     raw = invoke(*base, "--raw").output
-    condition = float(re.search(r"condition number (\S+)", raw)[1])  # type: ignore[index]
+    condition = float(re.search(r"condition number (\S+)", raw)[1])
     assert condition > 1e6
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("-m", 11), "come in pairs"),
-        (("--method", "calibrated", "--existing-noise", 101), "method='rescaled'"),
+        (("-m", 11), "--gradients is 11; antithetic gradients come in pairs"),
+        (("--method", "orthogonal", "-m", 40), "--gradients is 40;"),
+        (("--method", "orthogonal", "-m", 40), "pass --gradients 101, or leave it out"),
+        (("--method", "calibrated", "--existing-noise", 101), "--existing-noise is 101, more than"),
+        (("--method", "calibrated", "--existing-noise", 101), "Use --method rescaled,"),
+        (
+            ("--method", "calibrated", "--noise-variance", 3),
+            "Leave --noise-variance out, or use --method rescaled",
+        ),
+        (("--method", "rescaled", "--noise-variance", 0), "pass a --noise-variance above 0"),
+        (("--noise-variance", 0), "--noise-variance is 0; --method antithetic tells"),
+        (("--noise-variance", -1), "--noise-variance is -1"),
         (("--report", "report.txt"), "must end in"),
         (("--report", "nowhere/report.html"), "there is no folder"),
         (("-f", ","), "no column is named"),
-        (("-n", 4000, "--without-replacement"), "3000 rows to draw without replacement"),
+        (
+            ("-n", 4000, "--without-replacement"),
+            "--batch-size is 4000, but there are 3000 rows to draw without replacement",
+        ),
         (("-t", "nothing"), "there is no column"),
     ],
 )

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-import gradhess.torch as gt  # noqa: E402
-from gradhess import curvature as cv  # noqa: E402
-from gradhess.errors import InputError, InputTypeError, NonFiniteError  # noqa: E402
+import torch
+
+import gradhess.torch as gt
+from gradhess import curvature as cv
+from gradhess.errors import InputError, InputTypeError, NonFiniteError
 
 EPS = np.finfo(np.float64).eps
 N, CLASSES = 40, 3

@@ -123,7 +123,7 @@ def test_interrupts_stop_it(name):
     timer = threading.Timer(0.3, lambda: signal.pthread_kill(main, signal.SIGINT))
     start = time.monotonic()
     timer.start()
-    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - a call that ends says how long it took
         ops.pair_dependence(labels, 3, mu, None, threads=1)
         pytest.fail(f"not interrupted in {time.monotonic() - start:.1f} s")
     timer.join()

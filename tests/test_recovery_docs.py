@@ -27,6 +27,9 @@ def test_least_squares(capsys):
     assert names["rec"].whitened_error(est, X.T @ X / len(X)) < 1.3 * est.sampling_error
     # One step leaves, in units of the Hessian, its error times the distance.
     start = X @ np.ones(20)
+    best = np.linalg.lstsq(X, names["y"])[0]
+    risks = [np.mean((X @ (coef - best)) ** 2) for coef in (np.zeros(20), names["w"])]
+    assert "from {:.1f} to {:.3f}\n".format(*risks) in BLOCKS[0]
     assert np.mean((X @ names["w"] - start) ** 2) < (2 * est.sampling_error) ** 2 * np.mean(start**2)
     messages = [(worker, np.random.default_rng(worker).standard_normal((50, 3))) for worker in range(2)]
     exec(BLOCKS[2], {**names, "messages": messages})

@@ -55,6 +55,7 @@ def test_bad_answers(answer, error, message):
         (dict(n_gradients=10, noise_variance=0.0), InputError, "noise_variance is 0"),
         (dict(n_gradients=10, noise_variance=-1.0), InputError, "not negative"),
         (dict(n_gradients=10, noise_variance="large"), InputError, "'calibrated'"),
+        (dict(n_gradients=10, noise_variance=None), InputTypeError, "a number or 'calibrated'"),
         (
             dict(n_gradients=10, method="calibrated", noise_variance=3.0),
             InputError,
@@ -70,9 +71,35 @@ def test_bad_arguments(data, arguments, error, message):
         rec.recover_hessian(oracle, **arguments)
 
 
+@pytest.mark.parametrize("size", [1e155, 1e200])
+@pytest.mark.parametrize("method", ["antithetic", "calibrated", "difference", "fixed_batch", "orthogonal"])
+def test_squares_of_gradients_that_overflow(data, method, size):
+    X, y, coef = data
+    oracle = rec.LinearRegressionOracle(size * X, y, 0 * coef, batch_size=25, rng=0)
+    with pytest.raises(InputError, match="overflows float64, though they do not"):
+        rec.recover_hessian(oracle, 26 if method == "orthogonal" else 100, method, rng=0)
+
+
+def test_what_is_not_finite_is_found(data):
+    for at, (name, index) in enumerate((("X", (7, 1)), ("y", (3,)), ("coef", (2,)))):
+        arrays = [np.array(array, np.float64) for array in data]
+        arrays[at][index] = np.nan
+        place = ", ".join(map(str, index))
+        with pytest.raises(InputError, match=rf"^{name} holds NaN or infinity, first at \[{place}\]$"):
+            rec.LinearRegressionOracle(*arrays, batch_size=5)
+
+
+def test_what_is_no_oracle_and_no_generator(data):
+    with pytest.raises(InputTypeError, match="class LinearRegressionOracle; pass an instance"):
+        rec.recover_hessian(rec.LinearRegressionOracle, 10)
+    oracle = rec.LinearRegressionOracle(*data, batch_size=5)
+    with pytest.raises(InputTypeError, match=r"seed or a numpy\.random\.Generator, not RandomState"):
+        rec.recover_hessian(oracle, 10, rng=np.random.RandomState(0))
+
+
 def test_too_much_noise_for_calibration(data):
     oracle = rec.LinearRegressionOracle(*data, batch_size=25, existing_noise=26.0, rng=0)
-    with pytest.raises(InputError, match=r"existing is 26.*'rescaled'"):
+    with pytest.raises(InputError, match=r"oracle\.existing_noise is 26.*'rescaled'"):
         rec.recover_hessian(oracle, 100, "calibrated")
     est = rec.recover_hessian(oracle, 100, "rescaled")
     assert est.noise_variance == 0

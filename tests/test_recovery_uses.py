@@ -134,13 +134,13 @@ def test_a_receiver_keeps_its_state_when_it_refuses(rng):
 def test_a_receiver_that_has_too_little():
     rx = rec.HessianReceiver(10, 10.0)
     with pytest.raises(NotFittedError, match="no gradients have arrived"):
-        rx.hessian_  # noqa: B018
+        _ = rx.hessian_
     rx.partial_fit(np.ones(3), worker=1).partial_fit(np.ones((0, 3)), worker=2).partial_fit(
         np.ones(3), worker=3
     )
     assert rx.workers_ == {1: 1, 3: 1}
     with pytest.raises(NotFittedError, match="needs two of one worker"):
-        rx.hessian_  # noqa: B018
+        _ = rx.hessian_
     with pytest.raises(InputError, match="without noise"):
         rec.HessianReceiver(10, 0.0)
     assert "batch_size=10" in repr(rx)

@@ -10,13 +10,14 @@ import pytest
 
 import gradhess as gh
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from torch import nn  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
-from torch_networks import N, per_sample, problem  # noqa: E402
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch_networks import N, per_sample, problem
 
-from gradhess.torch import BlockCovariance, KroneckerCovariance, covariance  # noqa: E402
+from gradhess.torch import BlockCovariance, KroneckerCovariance, covariance
 
 
 def summed(output, target):

@@ -9,9 +9,11 @@ from gradhess import informativeness as inf
 from gradhess.errors import InputError, InputTypeError, ResultTooLargeError
 from gradhess.informativeness.models import TanhNetwork
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from gradhess.torch import DifferentiableModel, module_targets, train_on_wave  # noqa: E402
+import torch
+
+from gradhess.torch import DifferentiableModel, module_targets, train_on_wave
 
 WIDTH, FEATURES = 5, 3
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from torch import nn  # noqa: E402
-from torch.utils.data import Dataset, IterableDataset  # noqa: E402
+import torch
+from torch import nn
+from torch.utils.data import Dataset, IterableDataset
 
-from gradhess import recovery as rec  # noqa: E402
-from gradhess.errors import InputError, InputTypeError, NonFiniteError  # noqa: E402
-from gradhess.torch import RegressionOracle  # noqa: E402
+from gradhess import recovery as rec
+from gradhess.errors import InputError, InputTypeError, NonFiniteError
+from gradhess.torch import RegressionOracle
 
 FACTOR = {"mean": 2.0, "half_mean": 1.0}
 

@@ -24,7 +24,7 @@ def build(seconds: float = 300) -> str:
     headers = _pybind11()
     if headers is None:
         return "absent: gradhess._cuda is not built, and there are no headers of pybind11"
-    package = Path(importlib.util.find_spec("gradhess").submodule_search_locations[0])  # type: ignore[union-attr,index]
+    package = Path(importlib.util.find_spec("gradhess").submodule_search_locations[0])
     sources = [
         *sorted((ROOT / "csrc" / "cuda").rglob("*.cu")),
         *sorted((ROOT / "csrc" / "bindings").glob("cuda_*.cpp")),

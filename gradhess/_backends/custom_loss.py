@@ -118,10 +118,10 @@ def _scalar(function: ScalarFunction, role: str) -> Any:
 
 @functools.cache
 def _vector(function: ScalarFunction, role: str) -> Any:
-    from numba import carray, cfunc, types  # type: ignore[attr-defined]
+    from numba import carray, cfunc, types  # type: ignore[attr-defined]  # Numba does not mark it as exported
 
     scalar = _scalar(function, role)
-    pointer: Any = types.CPointer(types.float64)  # type: ignore[no-untyped-call]
+    pointer: Any = types.CPointer(types.float64)  # type: ignore[no-untyped-call]  # nor give it types
 
     def apply(eta: Any, y: Any, out: Any, n: Any) -> None:
         etas = carray(eta, (n,))

@@ -14,11 +14,12 @@ import numpy as np
 from gradhess._backends import registry
 from gradhess._backends.groups import Groups
 from gradhess._backends.protocol import AnyArray, Float64Array, Rows
+from gradhess._backends.row_shapes import GroupedShape
 from gradhess._backends.structured_rows import StructuredRows
 
 
 @dataclass(frozen=True, slots=True)
-class GroupedRows(StructuredRows):
+class GroupedRows(GroupedShape, StructuredRows):
     """``X`` and ``unit_column`` say which rows ``x~`` the groups draw from."""
 
     groups: Groups = field(kw_only=True)
@@ -26,14 +27,6 @@ class GroupedRows(StructuredRows):
     @property
     def n_samples(self) -> int:
         return self.groups.count
-
-    @property
-    def n_outputs(self) -> int:
-        return self.groups.n_outputs
-
-    @property
-    def n_parameters(self) -> int:
-        return (int(self.X.shape[1]) + int(self.unit_column)) * self.groups.n_outputs
 
     def take(self, which: Any) -> Rows:
         if isinstance(which, slice):

@@ -23,7 +23,8 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from gradhess._backends.protocol import FLOAT32, FLOAT64, AnyArray, Float64Array, Rows, is_narrow
+from gradhess._backends.protocol import AnyArray, Float64Array, Rows
+from gradhess._backends.row_shapes import OuterShape
 from gradhess._backends.structured_rows import PAIR_ROWS, StructuredRows, formed_pair_rows
 
 SHORT_SUM: Final = 256
@@ -31,36 +32,13 @@ SHORT_SUM: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
-class OuterRows(StructuredRows):
+class OuterRows(OuterShape, StructuredRows):
     """``X`` holds the activations: (n, m), or (n, T, m) with a sequence axis; ``unit_column`` appends a one to each."""
 
     errors: AnyArray = field(kw_only=True)
     """(n, k), or (n, T, k)."""
     mask: npt.NDArray[np.bool_] | None = None
     """(n, T): which steps count. What the others hold is never looked at."""
-
-    @property
-    def n_outputs(self) -> int:
-        return int(self.errors.shape[-1])
-
-    @property
-    def steps(self) -> int:
-        """T; 1 without a sequence axis."""
-        return int(self.X.shape[1]) if self.X.ndim == 3 else 1
-
-    @property
-    def width(self) -> int:
-        """w: features, and the unit column."""
-        return int(self.X.shape[-1]) + int(self.unit_column)
-
-    @property
-    def n_parameters(self) -> int:
-        return self.width * self.n_outputs
-
-    @property
-    def compute_dtype(self) -> np.dtype[Any]:
-        """float32 where activations and errors both are float32 (or narrower floating), else float64."""
-        return FLOAT32 if is_narrow(self.X.dtype) and is_narrow(self.errors.dtype) else FLOAT64
 
     def take(self, which: Any) -> Rows:
         mask = None if self.mask is None else self.mask[which]

@@ -80,8 +80,8 @@ def per_draw(value: Any, name: str, groups: ResolvedGroups) -> Float64Array | No
         raise InputError(
             f"{name} has shape {array.shape}, but the groups have shape {groups.shape}: one number for each draw"
         )
-    array = np.require(array, np.float64, ["C", "A"]).reshape(-1)
-    return check.finite(array if groups.order is None else array[groups.order], name)
+    flattened = check.finite(np.require(array, np.float64, ["C", "A"]), name).reshape(-1)
+    return flattened if groups.order is None else flattened[groups.order]
 
 
 def per_group(array: AnyArray, name: str, count: int) -> Float64Array:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SUFFIXES: Final = (".png", ".pdf", ".svg")
+PAGE_SUFFIX: Final = ".html"
 DPI: Final = 160
 
 INK: Final = "#22262b"
@@ -59,11 +60,15 @@ def tidy(axes: Axes, *, x: str, y: str) -> None:
     axes.tick_params(which="both", length=3, color=MUTED, labelcolor=INK, labelsize=TEXT_SIZE)
 
 
-def picture(path: str | os.PathLike[str], name: str = "path") -> Path:
-    """The path of a picture, refused where it ends in no format that there is; ``name`` is that of the argument."""
+def picture(path: str | os.PathLike[str], name: str = "path", *, page: bool = False) -> Path:
+    """The path of a picture (or of a ``page``, in HTML), refused where it ends in no format that there is.
+
+    ``name`` is that of the argument.
+    """
     file = Path(path)
-    if file.suffix.lower() not in SUFFIXES:
-        raise InputError(f"{name}: {file.name} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+    known = (*SUFFIXES, PAGE_SUFFIX) if page else SUFFIXES
+    if file.suffix.lower() not in known:
+        raise InputError(f"{name}: {file.name} must end in {', '.join(known[:-1])} or {known[-1]}")
     return file
 
 

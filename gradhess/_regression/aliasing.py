@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradhess._backends.protocol import Float64Array
+from gradhess.errors import InputError
 
 ALIAS_TOLERANCE: Final = 1e-10
 """Of ``1 - R^2``. A correlation is known to some 1e-15, and elimination multiplies that by the condition number of the
@@ -50,7 +51,18 @@ def find_aliased(
         Covariance, or without an intercept the second moment about zero.
     constant : (d,)
         The columns whose diagonal entry of ``moment`` is zero, up to rounding.
+
+    Raises
+    ------
+    InputError
+        A moment overflowed.
     """
+    large = np.flatnonzero(~np.isfinite(np.diag(moment)))
+    if large.size:
+        raise InputError(
+            f"the numbers of column {names[int(large[0])]!r} are so large that their squares overflow; divide them, or "
+            "leave the column out"
+        )
     candidates = np.flatnonzero(~constant)
     scale = np.sqrt(np.diag(moment)[candidates])
     correlation = moment[np.ix_(candidates, candidates)] / np.outer(scale, scale)

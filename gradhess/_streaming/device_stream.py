@@ -203,10 +203,7 @@ class DeviceStream:
         return mask
 
     def check_fits(self, n_parameters: int, compute_dtype: np.dtype[Any]) -> None:
-        if self.state is not None and n_parameters != self.state.n_parameters:
-            raise InputError(
-                f"these rows have {n_parameters} parameters, but the stream has {self.state.n_parameters}"
-            )
+        check.rows_fit_stream(n_parameters, None if self.state is None else self.state.n_parameters)
         check.accumulator_fits(self.accumulator, compute_dtype, "dtype")
 
     def _widen_to(self, compute_dtype: np.dtype[Any]) -> None:

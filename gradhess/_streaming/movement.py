@@ -14,6 +14,7 @@ from gradhess import _device_memory
 from gradhess._backends import layout as host_layout
 from gradhess._backends import registry
 from gradhess._backends.cupy import layout
+from gradhess._backends.cupy.engine import DeviceArray
 from gradhess._backends.cupy.launch import device_errors, to_host
 from gradhess._backends.cupy.moments import moments
 from gradhess._backends.cupy.rows import DeviceRows
@@ -90,6 +91,10 @@ def unpack(stream: MomentStream, settings: dict[str, Any], arrays: dict[str, Any
         stream.add(Rows(rows), weights)
 
 
+def _copy(values: AnyArray, to: DeviceArray) -> None:
+    to.set(np.ascontiguousarray(values))
+
+
 def to_device(
     packed: Packed, structure: Structure, *, centred: bool, accumulator: np.dtype[Any], place: Place
 ) -> DeviceStream:
@@ -114,10 +119,10 @@ def to_device(
     with stream.ordered(), device_errors("a state"):
         _device_memory.require_stream(p, structure, accumulator)
         state = stream.state = moments(p, structure, centred=centred, dtype=accumulator)
-        if state.scatter is not None:
-            state.scatter.set(np.ascontiguousarray(totals.scatter))  # type: ignore[attr-defined]
-        state.location.set(totals.location)  # type: ignore[attr-defined]
-        state.scalars.set(np.ascontiguousarray(totals.scalars[:_TOTALS]))  # type: ignore[attr-defined]
+        if totals.scatter is not None:
+            _copy(totals.scatter, state.scatter)
+        _copy(totals.location, state.location)
+        _copy(totals.scalars[:_TOTALS], state.scalars)
         state.counts[ROWS] = totals.counts[ROWS]
         stream.compute_dtype = host.compute_dtype
         if rows is not None:

@@ -38,7 +38,7 @@ def write(path: str | os.PathLike[str], settings: dict[str, Any], arrays: dict[s
     try:
         save_file(arrays, temporary, metadata)
         temporary.chmod(mode)
-        _sync(temporary)
+        _sync(temporary, os.O_RDWR)
         os.replace(temporary, target)
     except SafetensorError as error:
         temporary.unlink(missing_ok=True)
@@ -46,7 +46,8 @@ def write(path: str | os.PathLike[str], settings: dict[str, Any], arrays: dict[s
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(target.parent)
+    if os.name == "posix":  # where the system can, make the rename itself durable
+        _sync(target.parent, os.O_RDONLY)
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -87,19 +88,9 @@ def _check_format(name: str, metadata: dict[str, str]) -> None:
         )
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDWR)
+def _sync(path: Path, mode: int) -> None:
+    descriptor = os.open(path, mode)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where the system can (POSIX)."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

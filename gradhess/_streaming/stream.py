@@ -159,10 +159,7 @@ class MomentStream:
             self._spare = self._idle_rows = None
 
     def _check_fits(self, n_parameters: int, compute_dtype: np.dtype[Any]) -> None:
-        if self.state is not None and n_parameters != self.state.n_parameters:
-            raise InputError(
-                f"these rows have {n_parameters} parameters, but the stream has {self.state.n_parameters}"
-            )
+        check.rows_fit_stream(n_parameters, None if self.state is None else self.state.n_parameters)
         check.accumulator_fits(self.accumulator, compute_dtype, "dtype")
 
     def _check_weights(self, rows: Rows, weights: Float64Array) -> None:

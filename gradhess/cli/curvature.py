@@ -6,10 +6,9 @@ import time
 from pathlib import Path
 
 from gradhess import curvature as cv
-from gradhess._plot import SUFFIXES
 from gradhess.cli import digits, report
 from gradhess.cli.messages import stdout
-from gradhess.errors import InputError
+from gradhess.cli.outputs import check_picture
 
 
 def run(
@@ -24,8 +23,7 @@ def run(
     plot: Path | None,
 ) -> None:
     """Print the report on the middle layer of a network trained with these settings."""
-    if plot is not None:
-        _writable(plot)
+    check_picture(plot, page=True)
     start = time.perf_counter()
     trained = digits.train(
         loss, width=width, classes=classes, epochs=epochs, batch_size=batch_size, seed=seed
@@ -49,12 +47,3 @@ def run(
     if plot is not None:
         result.plot(plot)
         report.written(console, "plot", plot)
-
-
-def _writable(plot: Path) -> None:
-    """Before the work, not after it."""
-    endings = (*SUFFIXES, ".html")
-    if plot.suffix.lower() not in endings:
-        raise InputError(f"--plot: {plot.name} must end in one of {', '.join(endings)}")
-    if not plot.parent.is_dir():
-        raise InputError(f"--plot: there is no folder {plot.parent}")

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from gradhess.cli import messages
-from gradhess.cli.messages import readable_errors
+from gradhess.cli.messages import named_as_options, readable_errors
+from gradhess.cli.outputs import check_picture
 from gradhess.errors import InputError
 
 app = typer.Typer(
@@ -52,10 +53,10 @@ def lwe(q: Modulus = 3, kind: Kind = "ternary", plot: Picture = None, debug: Deb
 
     All classes and inputs are enumerated; nothing is drawn.
     """
-    with readable_errors(debug=debug):
+    with readable_errors(debug=debug), named_as_options(kind="--kind"):
         from gradhess.informativeness import experiments
 
-        _check_picture(plot)
+        check_picture(plot)
         length = _length(q, kind)
         points = list(experiments.dependence_sweep(q, kind, experiments.sweep_cases(q, kind, COMPARISONS)))
         sparse = experiments.entropy_sweep(RHOS, n=length, q=q, kind=kind)
@@ -96,7 +97,7 @@ def frequency(train: Train = False, plot: Picture = None, seed: Seed = 0, debug:
     with readable_errors(debug=debug):
         from gradhess.informativeness import experiments
 
-        _check_picture(plot)
+        check_picture(plot)
         if train and importlib.util.find_spec("torch") is None:
             raise InputError("--train needs torch, which is not installed; see https://pytorch.org")
         sweep = experiments.frequency_sweep(TOPS, rng=seed)
@@ -146,16 +147,6 @@ def _table(*headings: str) -> Table:
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     return table
-
-
-def _check_picture(path: Path | None) -> None:
-    if path is None:
-        return
-    from gradhess._plot.figure import picture
-
-    picture(path, "--plot")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"cannot write {path}: there is no folder {path.parent}")
 
 
 def _written(console: Console, path: Path) -> None:

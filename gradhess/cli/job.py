@@ -9,7 +9,7 @@ from pathlib import Path
 
 import gradhess
 from gradhess._regression import Regression, fit
-from gradhess.cli import messages, report
+from gradhess.cli import messages, outputs, report
 from gradhess.cli.progress import ProgressBar
 from gradhess.cli.source import TableSource
 from gradhess.errors import InputError
@@ -60,18 +60,16 @@ class Job:
     def _check_outputs(self) -> None:
         """Refuse files that could not be written, or would replace the data or each other."""
         taken = [] if self.data is None else [("the data file", self.data)]
-        outputs = {"--out": self.state, "--coefficients": self.coefficients, "--plot": self.plot}
-        for option, path in outputs.items():
+        files = {"--out": self.state, "--coefficients": self.coefficients, "--plot": self.plot}
+        for option, path in files.items():
             if path is None:
                 continue
-            if not path.absolute().parent.is_dir():
-                raise InputError(f"cannot write {path}: there is no folder {path.parent}")
+            outputs.check_folder(path)
             for other, used in taken:
                 if _same_file(path, used):
                     raise InputError(f"{option}: {path} is {other}; choose another name")
             taken.append((f"also the file of {option}", path))
-        if self.plot is not None:
-            _check_picture(self.plot)
+        outputs.check_picture(self.plot)
 
 
 def _same_file(one: Path, other: Path) -> bool:
@@ -79,12 +77,6 @@ def _same_file(one: Path, other: Path) -> bool:
     if one.resolve() == other.resolve():
         return True
     return one.exists() and other.exists() and one.samefile(other)
-
-
-def _check_picture(path: Path) -> None:
-    from gradhess._plot.figure import picture
-
-    picture(path, "--plot")
 
 
 def _draw(path: Path, result: Regression, title: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from gradhess.errors import GradhessError
+from gradhess.errors import GradhessError, InputError
 
 FAILED = 1
 INTERRUPTED = 130  # as shells report a process that SIGINT ended
@@ -58,6 +59,23 @@ def readable_errors(*, debug: bool) -> Iterator[None]:
         if debug:
             raise
         _say(f"unexpected {type(error).__name__}: {error} (--debug shows where; please report it)", FAILED)
+
+
+@contextmanager
+def named_as_options(**options: str) -> Iterator[None]:
+    """In errors about arguments, name the options that they come from: ``n_gradients=5`` becomes ``--gradients 5``."""
+    try:
+        yield
+    except InputError as error:
+        if type(error) is not InputError:  # about rows, which have no option
+            raise
+        message = str(error)
+        for name, option in options.items():
+            message = re.sub(rf"\b{name}='?([\w.]+)'?", rf"{option} \1", message)
+            message = re.sub(rf"^{name}(?= is )", option, message)
+            if "_" in name:  # else it may be a word
+                message = re.sub(rf"\b(oracle\.)?{name}\b", option, message)
+        raise InputError(message) from error
 
 
 def _say(message: str, status: int) -> None:

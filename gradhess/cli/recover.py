@@ -16,15 +16,23 @@ from rich.text import Text
 
 from gradhess import StreamingCovariance, _memory, recovery
 from gradhess._backends.protocol import Float64Array
-from gradhess._plot import SUFFIXES
+from gradhess._plot import PAGE_SUFFIX
 from gradhess._regression.aliasing import find_aliased
 from gradhess._regression.design import CONSTANT_RTOL, INTERCEPT
 from gradhess.cli import messages, report
+from gradhess.cli.outputs import check_picture
 from gradhess.cli.source import TableSource
 from gradhess.errors import InputError
 from gradhess.recovery.metrics import best_scale_error, whitened_error
 
-REPORT_SUFFIXES: Final = (".html", *SUFFIXES)
+OPTIONS: Final = {
+    "n_gradients": "--gradients",
+    "batch_size": "--batch-size",
+    "noise_variance": "--noise-variance",
+    "existing_noise": "--existing-noise",
+    "method": "--method",
+}
+"""What the arguments of ``recover_hessian`` and its oracle are called on the command line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +71,23 @@ class Recovery:
         coef: Float64Array = np.zeros(problem.X.shape[1])
         if self.at_optimum:
             coef = np.asarray(np.linalg.lstsq(problem.X, problem.y)[0])
-        oracle = recovery.LinearRegressionOracle(
-            problem.X,
-            problem.y,
-            coef,
-            batch_size=self.batch_size,
-            replace=self.replace,
-            existing_noise=self.existing_noise,
-            rng=self.seed,
-        )
-        est = recovery.recover_hessian(
-            oracle,
-            self.n_gradients,
-            self.method,
-            "calibrated" if self.noise_variance is None else self.noise_variance,
-            rng=self.seed,
-        )
+        with messages.named_as_options(**OPTIONS):
+            oracle = recovery.LinearRegressionOracle(
+                problem.X,
+                problem.y,
+                coef,
+                batch_size=self.batch_size,
+                replace=self.replace,
+                existing_noise=self.existing_noise,
+                rng=self.seed,
+            )
+            est = recovery.recover_hessian(
+                oracle,
+                self.n_gradients,
+                self.method,
+                "calibrated" if self.noise_variance is None else self.noise_variance,
+                rng=self.seed,
+            )
         exact = oracle.hessian()
         lines = list(self._lines(problem, est, exact, source))
         written = False
@@ -96,12 +105,7 @@ class Recovery:
         path = self.report
         if path is None:
             return
-        if path.suffix.lower() not in REPORT_SUFFIXES:
-            raise InputError(
-                f"--report: {path.name} must end in {', '.join(REPORT_SUFFIXES[:-1])} or {REPORT_SUFFIXES[-1]}"
-            )
-        if not path.absolute().parent.is_dir():
-            raise InputError(f"cannot write {path}: there is no folder {path.parent}")
+        check_picture(path, "--report", page=True)
         if path.resolve() == self.data.resolve():
             raise InputError(f"--report: {path} is the data file; choose another name")
 
@@ -109,7 +113,7 @@ class Recovery:
         self, problem: Problem, est: recovery.HessianEstimate, exact: Float64Array, source: TableSource
     ) -> Iterator[str]:
         N, p = problem.X.shape
-        yield f"{self.title}: {source.target_name} on {p} parameters"
+        yield f"{self.title}: {source.target_name} on {p} parameter{'s' if p > 1 else ''}"
         dropped = f", {source.n_dropped:,} left out for missing values" if source.n_dropped else ""
         yield f"{N:,} rows{dropped}; gradients at {'the optimum' if self.at_optimum else 'zero'}"
         for note in (*source.notes, *problem.notes):
@@ -125,7 +129,7 @@ class Recovery:
 
     def _write(self, est: recovery.HessianEstimate, exact: Float64Array, lines: list[str]) -> None:
         assert self.report is not None
-        if self.report.suffix.lower() != ".html":
+        if self.report.suffix.lower() != PAGE_SUFFIX:
             est.plot(self.report, reference=exact)
             return
         picture = io.BytesIO()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from gradhess.curvature._commutator import Commutator, measure, rotations
 from gradhess.curvature._curvature import Curvature
 from gradhess.curvature._power_law import PowerLaw, power_law_fit
 from gradhess.curvature._sandwich import Sandwich, sandwich_check
-from gradhess.errors import InputError, InputTypeError
+from gradhess.errors import InputTypeError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,19 +122,14 @@ class CurvatureReport:
         InputError
             Another ending.
         """
-        from gradhess._plot import SUFFIXES
+        from gradhess._plot import PAGE_SUFFIX, picture
         from gradhess.curvature import _figure, _page  # they draw, so they are not needed before
 
-        target = Path(path)
-        suffix = target.suffix.lower()
-        if suffix == ".html":
+        target = picture(path, page=True)
+        if target.suffix.lower() == PAGE_SUFFIX:
             _page.write(self, target)
-        elif suffix in SUFFIXES:
-            _figure.save(self, target)
         else:
-            raise InputError(
-                f"path ends in {target.suffix!r}; it must be one of {', '.join((*SUFFIXES, '.html'))}"
-            )
+            _figure.save(self, target)
 
 
 def analyze(

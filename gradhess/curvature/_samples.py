@@ -199,11 +199,11 @@ def repeatable(samples: Source) -> Source:
 
 
 def _iterate(samples: Any) -> Iterable[Any]:
-    if not hasattr(samples, "__iter__"):
+    if not isinstance(samples, Iterable):
         raise InputTypeError(
             f"samples must be LayerSamples, or several of them, not {type(samples).__name__}"
         )
-    return samples  # type: ignore[no-any-return]
+    return samples
 
 
 def _array(value: Any, name: str, ndim: int) -> Float64Array:

@@ -85,10 +85,4 @@ def generator(value: Any) -> np.random.Generator:
     """A generator from itself, or from a seed."""
     if isinstance(value, np.random.Generator):
         return value
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise InputTypeError(
-            f"rng must be an integer seed or a numpy.random.Generator, not {type(value).__name__}"
-        )
-    if value < 0:
-        raise InputError(f"rng is {value}; a seed must not be negative")
-    return np.random.default_rng(int(value))
+    return np.random.default_rng(check.seed(value))

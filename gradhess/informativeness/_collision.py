@@ -13,7 +13,7 @@ import numpy as np
 from gradhess._arrays import as_numpy
 from gradhess.errors import InputError
 from gradhess.informativeness import _checks
-from gradhess.informativeness._estimate import EntropyEstimate
+from gradhess.informativeness._estimate import EntropyEstimate, counted
 
 LOG_20: Final = math.log(20.0)
 """A Poisson count of mean log 20 is zero with probability 5%."""
@@ -87,7 +87,9 @@ def collision_entropy_from_samples(x: Any) -> EntropyEstimate:
     triples = float((counts * (counts - 1) * (counts - 2)).sum()) / (pairs * (n - 2)) if n > 2 else pi
     shared = max(0.0, triples - pi * pi)  # covariance of two pairs that have one sample in common
     variance = (4 * (n - 2) * shared + 2 * pi * (1 - pi)) / pairs
-    note = "" if collisions >= FEW_COLLISIONS else f"only {collisions} collisions: take more samples"
+    note = (
+        "" if collisions >= FEW_COLLISIONS else f"only {counted(collisions, 'collision')}: take more samples"
+    )
     return EntropyEstimate(
         max(0.0, -math.log(pi)), math.sqrt(variance) / pi, collisions, int(n), math.nan, note
     )

@@ -54,7 +54,7 @@ class EntropyEstimate(Estimate):
     note: str
 
     def __str__(self) -> str:
-        shown = f"{self.value:.4g} ± {self.stderr:.2g} nats from {self.n_collisions:,} collisions"
+        shown = f"{self.value:.4g} ± {self.stderr:.2g} nats from {counted(self.n_collisions, 'collision')}"
         return f"{shown}; {self.note}" if self.note else shown
 
 
@@ -96,6 +96,11 @@ class InformativenessEstimate(Estimate):
         At least 1 each; the upper end is infinite where the variance is not told from zero.
         """
         return needed_batches(self, self.noise, n_errors)
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 input``, ``2,000 inputs``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def over_noise(signal: Estimate, batch_size: int, noise: float) -> Estimate:

@@ -41,7 +41,9 @@ class Inputs:
     def __init__(self, points: Any, weights: Any = None) -> None:
         given = as_numpy(points, "points")
         if given.ndim not in (1, 2) or given.size == 0:
-            raise InputError(f"points has shape {given.shape}; it must be (n_inputs,) or (n_inputs, d)")
+            raise InputError(
+                f"points has shape {given.shape}; it must be (n_inputs,) or (n_inputs, d), not empty"
+            )
         rows = given.reshape(len(given), -1)
         if rows.dtype.kind == "f" and not np.isfinite(rows).all():
             bad = int(np.argmax(~np.isfinite(rows).all(axis=1)))

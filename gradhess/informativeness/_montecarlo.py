@@ -115,6 +115,8 @@ def input_sampler(distribution: Any) -> Callable[[int, np.random.Generator], Any
         points = as_numpy(distribution(n, rng), "the drawn inputs")
         if points.ndim == 0 or len(points) != n:
             raise InputError(f"the drawn inputs have shape {points.shape}; {n} were asked for, one a row")
+        if points.dtype.kind == "f" and not np.isfinite(points).all():
+            raise InputError("the drawn inputs hold NaN or infinity; look at input_distribution")
         return points.reshape(n, -1) if points.ndim == 1 else points
 
     return draw

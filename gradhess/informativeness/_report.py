@@ -13,6 +13,7 @@ from gradhess._plot.figure import picture
 from gradhess.informativeness._bounds import Bound
 from gradhess.informativeness._estimate import (
     Estimate,
+    counted,
     needed_batch,
     needed_batches,
     over_noise,
@@ -96,8 +97,8 @@ class Report:
         """A table in plain text."""
         how = "all" if self.exact else "a sample of"
         lines = [
-            f"gradient of {self.model_parameters:,} parameters, {how} {self.n_targets:,} targets and "
-            f"{self.n_inputs:,} inputs",
+            f"gradient of {counted(self.model_parameters, 'parameter')}, {how} {counted(self.n_targets, 'target')} and "
+            f"{counted(self.n_inputs, 'input')}",
             _row("variance over targets", _number(self.variance.value, self._error())),
         ]
         if self.naive is not None:

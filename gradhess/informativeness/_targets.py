@@ -105,7 +105,9 @@ class TargetClass:
         """(n_inputs, n_targets): the values of the members (all by default) at the points."""
         found = self._evaluated(points, members)
         if self.q is None:
-            return check.finite(np.ascontiguousarray(found, np.float64), f"values of {self.name}")
+            return check.finite(
+                np.ascontiguousarray(found, np.float64), f"values of {self.name}", whole=False
+            )
         return self.label_values[_checks.label_matrix(found, self.q)]
 
     def _evaluated(self, points: Any, members: Any) -> AnyArray:

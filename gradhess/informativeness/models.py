@@ -37,6 +37,9 @@ class LinearModel:
         self.coef = _checks.real_vector(coef, "coef")
         self.intercept = float(intercept)
 
+    def __repr__(self) -> str:
+        return f"<LinearModel: {len(self.coef)} features>"
+
     def predict(self, x: AnyArray) -> Float64Array:
         return np.asarray(_points(x, len(self.coef)) @ self.coef + self.intercept)
 
@@ -67,6 +70,10 @@ class TanhNetwork:
         self.bias = generator.standard_normal(k)
         self.output = generator.standard_normal(k)
         self.offset = 0.0
+
+    def __repr__(self) -> str:
+        width, d = self.weight.shape
+        return f"<TanhNetwork: {d} features, width {width}>"
 
     def predict(self, x: AnyArray) -> Float64Array:
         return np.asarray(self._hidden(x) @ self.output / np.sqrt(len(self.output)) + self.offset)
@@ -118,7 +125,7 @@ def predictions(model: Model, x: AnyArray) -> Float64Array:
             f"model.predict gave shape {found.shape} for {len(x)} inputs; it must be ({len(x)},): "
             "one number is predicted for each input"
         )
-    return check.finite(np.ascontiguousarray(found, np.float64), "model.predict(x)")
+    return check.finite(np.ascontiguousarray(found, np.float64), "model.predict(x)", whole=False)
 
 
 def jacobian(model: Model, x: AnyArray) -> AnyArray:

@@ -24,7 +24,7 @@ def random_stream(rng: Any, stream: int) -> np.random.Generator:
         return rng
     if rng is None:
         return np.random.default_rng()
-    return np.random.default_rng([stream, check.count(rng, "rng", 0)])
+    return np.random.default_rng([stream, check.seed(rng)])
 
 
 def vector(value: Any, name: str, length: int | None = None) -> Float64Array:

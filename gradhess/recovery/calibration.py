@@ -63,10 +63,14 @@ def calibrated_noise_variance(
     """
     n = check.count(batch_size, "batch_size", 1)
     known = check.nonnegative(existing, "existing")
-    needed = 1 / gradient_factor(reduction, n)
+    return still_needed(n, 1 / gradient_factor(reduction, n), known, "existing")
+
+
+def still_needed(n: int, needed: float, known: float, name: str) -> float:
+    """``needed - known``; an error where more is there, of which ``name`` is the argument that says so."""
     if known > needed:
         raise InputError(
-            f"existing is {known:g}, more than the variance {needed:g} that a batch of {n} needs: nothing can be taken "
+            f"{name} is {known:g}, more than the variance {needed:g} that a batch of {n} needs: nothing can be taken "
             "away. Use method='rescaled', which divides by the variance that is there, or 'antithetic', to which it "
             "does not matter"
         )

@@ -23,6 +23,8 @@ class Asker:
     """An oracle, with what it may leave out filled in, and the generator of the noise."""
 
     def __init__(self, oracle: Any, rng: Any) -> None:
+        if isinstance(oracle, type):
+            raise InputTypeError(f"oracle is the class {oracle.__name__}; pass an instance of it")
         for name in ("batch_size", "n_params", "draw_batch", "gradient"):
             if not hasattr(oracle, name):
                 raise InputTypeError(

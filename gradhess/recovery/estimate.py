@@ -78,7 +78,7 @@ class HessianEstimate:
         zero = len(values) * np.finfo(np.float64).eps * float(np.abs(values).max())
         condition = values[-1] / values[0] if values[0] > zero else np.inf
         lines = [
-            f"Hessian of {self.n_params} parameters from {self.n_gradients:,} gradients on batches of "
+            f"Hessian of {self._parameters()} from {self.n_gradients:,} gradients on batches of "
             f"{self.batch_size:,} ({self.method})",
             f"  noise on the targets    variance {self.noise_variance:.6g}, beside {self.existing_noise:.6g} known "
             "to be there",
@@ -93,11 +93,14 @@ class HessianEstimate:
             lines.append("  indefinite: use project_psd=True, or method='antithetic'")
         return "\n".join(lines)
 
+    def _parameters(self) -> str:
+        return "1 parameter" if self.n_params == 1 else f"{self.n_params} parameters"
+
     def __str__(self) -> str:
         return self.summary()
 
     def __repr__(self) -> str:
-        return f"<HessianEstimate: {self.n_params} parameters from {self.n_gradients:,} gradients, {self.method}>"
+        return f"<HessianEstimate: {self._parameters()} from {self.n_gradients:,} gradients, {self.method}>"
 
     def plot(self, path: str | Path | None = None, *, reference: Any = None) -> Figure:
         """Draw the spectrum, and the error to expect against the number of gradients.

@@ -8,8 +8,8 @@ import numpy as np
 
 from gradhess import _validation as check
 from gradhess._backends.protocol import Float64Array
-from gradhess.errors import InputError
-from gradhess.recovery.calibration import calibrated_noise_variance
+from gradhess.errors import InputError, InputTypeError
+from gradhess.recovery.calibration import still_needed
 from gradhess.recovery.drawing import Asker
 from gradhess.recovery.estimate import HessianEstimate
 from gradhess.recovery.methods import METHODS
@@ -62,8 +62,8 @@ def recover_hessian(
     Raises
     ------
     InputError, InputTypeError
-        An unknown method, fewer than 2 gradients, no noise, more existing noise than calibration allows, or an oracle
-        that lacks a part or returns another shape.
+        An unknown method, fewer than 2 gradients, no noise, more existing noise than calibration allows, an oracle
+        that lacks a part or returns another shape, or a Hessian that overflows.
     NonFiniteError
         The oracle returned NaN or infinity; ``row`` is the number of the gradient.
 
@@ -110,13 +110,15 @@ def _noise_to_inject(ask: Asker, method: str, noise_variance: float | str) -> fl
         if method == "rescaled":
             return max(needed - ask.existing, 0.0)
         if method == "calibrated":
-            return calibrated_noise_variance(ask.n, existing=ask.existing, reduction=ask.reduction)
+            return still_needed(ask.n, needed, ask.existing, "oracle.existing_noise")
         return needed
+    if noise_variance is None:
+        raise InputTypeError("noise_variance is None; it must be a number or 'calibrated'")
     variance = check.nonnegative(noise_variance, "noise_variance")
     if method == "calibrated" and not np.isclose(variance + ask.existing, needed, rtol=1e-6):
         raise InputError(
             f"noise_variance is {variance:g}, beside {ask.existing:g} that is there: calibration needs {needed:g} in "
-            "all. Use noise_variance='calibrated', or method='rescaled' for any other noise"
+            "all. Leave noise_variance out, or use method='rescaled' for any other noise"
         )
     return variance
 

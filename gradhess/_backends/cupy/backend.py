@@ -15,6 +15,7 @@ from gradhess._backends.cupy import layout
 from gradhess._backends.cupy.accuracy import CHOSEN
 from gradhess._backends.cupy.cublas_engine import CublasEngine, CublasPanel, scale_rows
 from gradhess._backends.cupy.engine import NO_BAD_ROW, Accuracy, Block, DeviceArray, Engine, Panel
+from gradhess._backends.cupy.group_sums import group_sums
 from gradhess._backends.cupy.kronecker import kronecker_sums
 from gradhess._backends.cupy.launch import cupy, device_errors, empty, flat, table, zeros
 from gradhess._backends.cupy.moments import DeviceMoments, begin, close, commit, join, reserve
@@ -22,7 +23,7 @@ from gradhess._backends.cupy.outer import OuterGram
 from gradhess._backends.cupy.pairs import pair_dependence
 from gradhess._backends.cupy.pieces import dense, spans
 from gradhess._backends.cupy.products import Products
-from gradhess._backends.cupy.slopes import plain, row_weights, slopes, strides
+from gradhess._backends.cupy.slopes import plain, row_weights, slopes
 from gradhess._backends.cupy.structured import DeviceStructuredRows
 from gradhess._backends.groups import Groups
 from gradhess._backends.protocol import FLOAT64, ROWS, KroneckerFactor, MomentState, Rows
@@ -240,31 +241,7 @@ class CupyBackend(Products, OuterGram):
         return slopes(rows, plain(rows))[0]
 
     def group_sums(self, rows: Rows, groups: Groups, out: DeviceArray, *, threads: int = 1) -> None:
-        """Draws outside of the rows were checked by the caller; here they would count as nothing."""
-        X = plain(rows)
-        bad = empty(1, np.int64, "a flag")
-        bad.fill(NO_BAD_ROW)
-        table(
-            "group_sums",
-            X.dtype,
-            groups.count,
-            int(out.shape[1]),
-            X,
-            int(X.shape[0]),
-            int(X.shape[1]),
-            *strides(X),
-            bool(rows.unit_column),
-            groups.offsets,
-            groups.indices,
-            groups.slopes,
-            groups.factors,
-            groups.shifts,
-            groups.scale,
-            groups.n_outputs,
-            groups.count,
-            bad,
-            out,
-        )
+        group_sums(rows, groups, out)
 
     def pair_dependence(
         self,

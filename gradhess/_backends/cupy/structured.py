@@ -6,14 +6,12 @@ from abc import abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from gradhess._backends.cupy.engine import DeviceArray
+from gradhess._backends.cupy.group_sums import group_sums
 from gradhess._backends.cupy.launch import cupy, table
 from gradhess._backends.cupy.rows import DeviceRows
-from gradhess._backends.cupy.slopes import plain, strides
 from gradhess._backends.groups import Groups
-from gradhess._backends.protocol import FLOAT32, FLOAT64
+from gradhess._backends.row_shapes import GroupedShape, OuterShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,32 +24,11 @@ class DeviceStructuredRows(DeviceRows):
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceOuterRows(DeviceStructuredRows):
+class DeviceOuterRows(OuterShape, DeviceStructuredRows):
     """``outer_rows.OuterRows`` on a device: X (n, m) or (n, T, m), errors alike with k."""
 
     errors: DeviceArray = field(kw_only=True)
     mask: DeviceArray | None = None
-
-    @property
-    def n_outputs(self) -> int:
-        return int(self.errors.shape[-1])
-
-    @property
-    def steps(self) -> int:
-        return int(self.X.shape[1]) if self.X.ndim == 3 else 1
-
-    @property
-    def width(self) -> int:
-        return int(self.X.shape[-1]) + int(self.unit_column)
-
-    @property
-    def n_parameters(self) -> int:
-        return self.width * self.n_outputs
-
-    @property
-    def compute_dtype(self) -> np.dtype[Any]:
-        narrow = all(array.dtype.kind == "f" and array.dtype.itemsize <= 4 for array in (self.X, self.errors))
-        return FLOAT32 if narrow else FLOAT64
 
     def take(self, which: Any) -> DeviceRows:
         mask = None if self.mask is None else self.mask[which]
@@ -101,7 +78,7 @@ class DeviceSelectedRows(DeviceStructuredRows):
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceGroupedRows(DeviceStructuredRows):
+class DeviceGroupedRows(GroupedShape, DeviceStructuredRows):
     """``grouped_rows.GroupedRows`` on a device: ``groups`` holds device arrays, ``count`` is that of ``offsets``."""
 
     groups: Groups = field(kw_only=True)
@@ -111,41 +88,10 @@ class DeviceGroupedRows(DeviceStructuredRows):
     def n_samples(self) -> int:
         return self.count
 
-    @property
-    def n_outputs(self) -> int:
-        return self.groups.n_outputs
-
-    @property
-    def n_parameters(self) -> int:
-        return (int(self.X.shape[1]) + int(self.unit_column)) * self.groups.n_outputs
-
     def take(self, which: Any) -> DeviceRows:
         start, stop, _ = which.indices(self.count)
         stop = max(start, stop)
         return replace(self, groups=self.groups.slice(start, stop), count=stop - start)
 
     def expand(self, out: DeviceArray) -> None:
-        X = plain(self)
-        flag = cupy().zeros(1, np.int64)  # draws were checked when the groups were made
-        groups = self.groups
-        table(
-            "group_sums",
-            X.dtype,
-            self.count,
-            self.n_parameters,
-            X,
-            int(X.shape[0]),
-            int(X.shape[1]),
-            *strides(X),
-            bool(self.unit_column),
-            groups.offsets,
-            groups.indices,
-            groups.slopes,
-            groups.factors,
-            groups.shifts,
-            groups.scale,
-            groups.n_outputs,
-            self.count,
-            flag,
-            out,
-        )
+        group_sums(self, self.groups, out)

@@ -145,13 +145,14 @@ def shared_terms(source: RowSource, start: int, stop: int, threads: int) -> Term
         return source.terms(start, stop)
     step = max(64, -(-(stop - start) // threads))
     pieces = [(at, min(at + step, stop)) for at in range(start, stop, step)]
-    parts: list[Terms] = [None] * len(pieces)  # type: ignore[list-item]
+    parts: dict[int, Terms] = {}
 
     def evaluate(index: int) -> None:
         parts[index] = source.terms(*pieces[index])
 
     workers.run(len(pieces), evaluate, threads)
-    return Terms(*(readonly(np.concatenate(part)) for part in zip(*parts, strict=True)))
+    in_order = (parts[index] for index in range(len(pieces)))
+    return Terms(*(readonly(np.concatenate(part)) for part in zip(*in_order, strict=True)))
 
 
 def _add_shared(source: RowSource, state: MomentState, threads: int) -> None:

@@ -101,7 +101,7 @@ def _function(name: str) -> Any:
     def apply(*args: Any, out: Any = None, **kwargs: Any) -> Any:
         cuda.counts["launches"] += 1
         with np.errstate(all="ignore"):
-            result = original(*(_unwrap(value) for value in args), **kwargs)  # type: ignore[operator]
+            result = original(*(_unwrap(value) for value in args), **kwargs)
         if out is not None:
             out._host[...] = result
             return out
