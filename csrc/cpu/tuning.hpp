@@ -27,10 +27,10 @@ inline constexpr Index kOuterTileMin = 48;
 inline constexpr Index kOuterTilesPerThread = 4;
 
 // Sums of Kronecker products (kronecker_sums.cpp), measured with bench/bench_curvature.py on 2 cores of a Zen 4. Pairs
-// of a block: 240 columns of 256 rows, 480 KiB, are half an L2 cache of 1 MiB. Weights of a block at the least: as
-// often is a product of activations used that was formed once. Blocks for each thread, where there are enough weights,
-// so that threads finish together. Slabs, and weights, that are packed together: twice 5 MiB, less than what an Arena
-// keeps from call to call. Rows of weights that a thread packs at a time.
+// of a block: 240 columns of 512 rows, 960 KiB, are an L2 cache of 1 MiB (of 256 rows, half of it: 5% slower). Weights
+// of a block at the least: as often is a product of activations used that was formed once. Blocks for each thread,
+// where there are enough weights, so that threads finish together. Slabs, and weights, that are packed together: twice
+// 10 MiB, less than what an Arena keeps from call to call. Rows of weights that a thread packs at a time.
 inline constexpr Index kPairColumns = 240;
 inline constexpr Index kWeightsMin = 256;
 inline constexpr Index kPairBlocksPerThread = 6;
