@@ -17,7 +17,7 @@ from gradhess.curvature._kronecker import KroneckerSums
 from gradhess.curvature._samples import LayerSamples, Source, blocks
 from gradhess.errors import InputError
 
-ROWS: Final = 2 * WIDE_SLAB_ROWS
+ROWS: Final = 4 * WIDE_SLAB_ROWS
 """Samples whose factors are formed at a time. Whole slabs, so that it changes no bits how the samples come."""
 PIECE_ROWS: Final = 128
 """Of those, the share of a thread."""
