@@ -59,7 +59,7 @@ def row_eps(shape, dtype):
 def gram_bound(S, shape, dtype, other=None):
     """Rounding of an inner product over n rows that are themselves rounded; 256 rows are summed in the compute type."""
     u = float(np.finfo(dtype).eps) / 2
-    slab = min(len(S), layout.SLAB_ROWS) + 4
+    slab = min(len(S), layout.slab_rows(S.shape[1], "full")) + 4
     factor = slab * u + 2 * row_eps(shape, dtype) + len(S) * 2.0**-52
     return factor * (S.T @ (S if other is None else other))
 

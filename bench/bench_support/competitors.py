@@ -14,7 +14,7 @@ from bench_support.problems import Answer, Problem
 
 Job = Callable[[Problem], Answer]
 
-SLAB_ROWS = 256  # rows that gradhess sums in the type of the data (docs/numerics.md)
+SLAB_ROWS = 512  # rows that gradhess sums in the type of the data, at the most (docs/numerics.md)
 REFERENCE_MAX_FLOP = 1e9  # the reference backend is an oracle, not a competitor
 
 

@@ -1,8 +1,8 @@
 // One scheduler for every width. A *team* of threads runs the three stages of a slab (prepare, centre and sum, rank
 // update) with a barrier between them; a team of one needs none.
 //
-//   narrow rows, many blocks   each thread is a team of its own and takes whole blocks, each into a buffer; when the
-//                              buffers of a round are full, all threads together add them to the total, in order.
+//   narrow rows, many blocks   each thread is a team of its own and takes whole blocks, each into a buffer, from where
+//                              all threads together add them to the total, in order, when the buffers are full.
 //   otherwise                  all threads are one team and walk the slabs together, sharing rows, panels and tiles.
 //
 // Both do the same arithmetic on every entry, so results do not depend on the choice or on the number of threads.
@@ -17,30 +17,10 @@
 #include <limits>
 #include <vector>
 
-#include "totals.hpp"
-#include "workspace.hpp"
+#include "blocks.hpp"
 
 namespace gradhess::cpu {
 namespace {
-
-struct Team {
-    int rank;
-    int size;
-
-    void barrier() const {
-        if (size > 1) {
-#pragma omp barrier
-        }
-    }
-
-    // This member's part of [0, count), in whole `grain`s.
-    std::pair<Index, Index> share(Index count, Index grain) const {
-        const Index grains = (count + grain - 1) / grain;
-        const Index begin = grains * rank / size * grain;
-        const Index end = grains * (rank + 1) / size * grain;
-        return {std::min(begin, count), std::min(end, count)};
-    }
-};
 
 // What a team shares while it works on a slab.
 template <class T>
@@ -52,15 +32,6 @@ struct SlabWork {
     std::atomic<bool> suspicious{false};
     std::atomic<bool> stop{false};
     Index bad_row = -1;
-};
-
-// A block on its way into the total.
-template <class Scatter>
-struct BlockBuffer {
-    BlockMoments<Scatter> moments;
-    double* delta = nullptr;  // (padded,)
-    Correction by;
-    bool complete = false;
 };
 
 // Sum of f over the rows of a slab, in eight chains that do not wait for each other.
@@ -97,18 +68,16 @@ class Accumulation {
           parameters_(rows.parameters()),
           padded_(round_up(parameters_, kernels.panel)),
           weighted_(weights != nullptr || rows.kind == RowKind::hessian),
-          buffered_(moments.block_scatter != nullptr),
-          narrow_(buffered_ && moments.structure == Structure::full && !weighted_ && rows.row_outputs() == 1 &&
-                  parameters_ <= kernels.narrow_parameters),
-          open_rows_(moments.counts[kBlockRows]),
-          n_blocks_((open_rows_ + rows.samples + layout_.block_rows - 1) / layout_.block_rows) {}
+          blocks_(moments, layout_, rows.samples, padded_),
+          narrow_(blocks_.buffered() && moments.structure == Structure::full && !weighted_ && rows.row_outputs() == 1 &&
+                  parameters_ <= kernels.narrow_parameters) {}
 
     Result run() {
         const double per_row = static_cast<double>(parameters_) *
                                (moments_.structure == Structure::full ? static_cast<double>(parameters_) / 2 + 4 : 4);
         const bool small = per_row * static_cast<double>(rows_.samples) < static_cast<double>(tuning::kTeamMinWork);
         const int threads = small ? 1 : std::max(1, options_.threads);
-        const bool own_blocks = threads > 1 && buffered_or_sum() && n_blocks_ >= threads;
+        const bool own_blocks = threads > 1 && buffered_or_sum() && blocks_.count() >= threads;
         if (own_blocks) {
             run_own_blocks(threads);
         } else {
@@ -125,16 +94,16 @@ class Accumulation {
     using Buffer = BlockBuffer<Scatter>;
 
     // Whether blocks can be summed apart from the total.
-    bool buffered_or_sum() const { return buffered_ || moments_.structure == Structure::sum; }
+    bool buffered_or_sum() const { return blocks_.buffered() || moments_.structure == Structure::sum; }
 
     // ---- the two ways to share the work ----
 
     void run_own_blocks(int threads) {
-        const Index bytes = std::max<Index>(1, scatter_entries(padded_) * static_cast<Index>(sizeof(Scatter)));
+        const Index bytes = std::max<Index>(1, blocks_.scatter_bytes());
         const Index per_thread = std::min(
             std::clamp(tuning::kBlockBufferBytes / bytes, tuning::kBlockBuffersWanted, tuning::kBlockBuffersMax),
             std::max<Index>(1, tuning::kBlockBufferBytesMax / bytes));
-        const Index round = std::min(n_blocks_, per_thread * threads);
+        const Index round = std::min(blocks_.count(), per_thread * threads);
         std::vector<Work> works(static_cast<std::size_t>(threads));
         std::vector<RowScratch<T>> scratch(works.size());
         std::vector<Buffer> buffers(static_cast<std::size_t>(round));
@@ -143,28 +112,27 @@ class Accumulation {
                 carve_work(carver, works[t]);
                 scratch[t] = carve_rows<T>(carver, rows_, layout_.slab_rows, kernels_.panel);
             }
-            for (Buffer& buffer : buffers) carve_buffer(carver, buffer);
+            for (Buffer& buffer : buffers) blocks_.carve(carver, buffer);
         });
         std::atomic<Index> next{0};
 #pragma omp parallel num_threads(threads)
         {
-            const Team alone{0, 1};
             const Team all{omp_get_thread_num(), omp_get_num_threads()};
             const auto t = static_cast<std::size_t>(all.rank);
-            for (Index base = 0; base < n_blocks_; base += round) {
-                const Index end = std::min(n_blocks_, base + round);
+            for (Index base = 0; base < blocks_.count(); base += round) {
+                const Index end = std::min(blocks_.count(), base + round);
                 for (Index b = next++; b < end; b = next++) {
                     if (all.rank == 0) poll();
-                    if (interrupted_.load() || block_begin(b) >= bad_row_.load()) continue;
+                    if (interrupted_.load() || blocks_.begin(b) >= bad_row_.load()) continue;
                     Block& block = buffers[static_cast<std::size_t>(b - base)].moments;
-                    start_block(block, b);
-                    sum_block(alone, works[t], scratch[t], block, b);
+                    blocks_.start(block, b);
+                    sum_block({}, works[t], scratch[t], block, b);
                 }
                 all.barrier();
                 const bool stop = interrupted_.load() || bad_row_.load() != kNoRow;
                 if (stop) break;
                 if (all.rank == 0) next = end;
-                add_blocks(all, buffers.data(), base, end);
+                blocks_.add(all, buffers.data(), base, end);
             }
         }
     }
@@ -175,34 +143,23 @@ class Accumulation {
         std::vector<RowScratch<T>> scratch(static_cast<std::size_t>(threads));
         Arena::of_this_thread().place([&](Carver& carver) {
             carve_work(carver, work);
-            carve_buffer(carver, buffer);
+            blocks_.carve(carver, buffer);
             for (auto& own : scratch) own = carve_rows<T>(carver, rows_, layout_.slab_rows, kernels_.panel);
         });
         const auto walk = [&](Team team) {
-            for (Index b = 0; b < n_blocks_; ++b) {
-                if (team.rank == 0) start_block(buffer.moments, b);
+            for (Index b = 0; b < blocks_.count(); ++b) {
+                if (team.rank == 0) blocks_.start(buffer.moments, b);
                 if (!sum_block(team, work, scratch[static_cast<std::size_t>(team.rank)], buffer.moments, b)) return;
                 team.barrier();  // every tile of the last slab is in
-                add_blocks(team, &buffer, b, b + 1);
+                blocks_.add(team, &buffer, b, b + 1);
             }
         };
         if (threads == 1) {
-            walk({0, 1});
+            walk({});
         } else {
 #pragma omp parallel num_threads(threads)
             walk({omp_get_thread_num(), omp_get_num_threads()});
         }
-    }
-
-    // ---- blocks ----
-
-    Index block_begin(Index b) const { return std::max<Index>(0, b * layout_.block_rows - open_rows_); }
-    Index block_end(Index b) const { return std::min(rows_.samples, (b + 1) * layout_.block_rows - open_rows_); }
-
-    // Entries of a block's own scatter for rows of `width` parameters.
-    Index scatter_entries(Index width) const {
-        if (!buffered_) return 0;
-        return moments_.structure == Structure::full ? width * width : width;
     }
 
     void carve_work(Carver& carver, Work& work) const {
@@ -211,98 +168,13 @@ class Accumulation {
         work.trees = carver.take<T>(round_up(layout_.slab_rows, kTreeRows) / kTreeRows * padded_);
     }
 
-    void carve_buffer(Carver& carver, Buffer& buffer) const {
-        Block& block = buffer.moments;
-        block.shift = carver.take<double>(padded_);
-        block.sum = carver.take<double>(padded_);
-        buffer.delta = carver.take<double>(padded_);
-        if (buffered_) {
-            block.scatter = carver.take<Scatter>(scatter_entries(padded_));
-            block.stride = padded_;
-        }
-    }
-
-    void start_block(Block& block, Index b) const {
-        std::fill_n(block.shift, padded_, 0.0);
-        std::fill_n(block.sum, padded_, 0.0);
-        clear_scatter(block.scatter);
-        block.weight = block.weight_squares = block.loss = 0.0;
-        block.rows = 0;
-        if (b == 0 && open_rows_ > 0) load_open(block);
-    }
-
-    // Zeros on and below the diagonal; what tiles write above it is rubbish anyway.
-    void clear_scatter(Scatter* scatter) const {
-        if (!buffered_ || moments_.structure != Structure::full) {
-            std::fill_n(scatter, scatter_entries(padded_), Scatter(0));
-            return;
-        }
-        for (Index i = 0; i < padded_; ++i) std::fill_n(scatter + i * padded_, i + 1, Scatter(0));
-    }
-
     // Sums block b. False where the team is to stop.
     bool sum_block(Team team, Work& work, RowScratch<T>& scratch, Block& block, Index b) {
-        for (Index first = block_begin(b); first < block_end(b); first += layout_.slab_rows) {
-            const Index count = std::min(layout_.slab_rows, block_end(b) - first);
+        for (Index first = blocks_.begin(b); first < blocks_.end(b); first += layout_.slab_rows) {
+            const Index count = std::min(layout_.slab_rows, blocks_.end(b) - first);
             if (!add_slab(team, work, scratch, block, first, count)) return false;
         }
         return true;
-    }
-
-    // Adds finished blocks to the totals, in order: first the scalars, which each need the ones before, then the
-    // scatters, row by row of the total. The last block may stay open.
-    void add_blocks(Team team, Buffer* buffers, Index begin, Index end) {
-        if (team.rank == 0) {
-            for (Index b = begin; b < end; ++b) {
-                Buffer& buffer = buffers[b - begin];
-                buffer.complete = open_rows_ + block_end(b) == (b + 1) * layout_.block_rows;
-                if (!buffer.complete) {
-                    store_open(buffer.moments);
-                    continue;
-                }
-                find_delta(moments_, buffer.moments, buffer.delta);
-                buffer.by = correction_for(moments_, buffer.moments);
-                add_scalars(moments_, buffer.moments, buffer.by, buffer.delta);
-                if (b == 0 && open_rows_ > 0) clear_open_block<Scatter>(moments_);
-            }
-        }
-        team.barrier();
-        for (Index b = begin; b < end; ++b) {
-            const Buffer& buffer = buffers[b - begin];
-            if (buffer.complete) add_scatter(moments_, buffer.moments, buffer.by, buffer.delta, team.rank, team.size);
-        }
-        team.barrier();  // before the buffers are used again
-    }
-
-    void load_open(Block& block) const {
-        std::copy_n(moments_.block_shift, parameters_, block.shift);
-        std::copy_n(moments_.block_sum, parameters_, block.sum);
-        if (block.scatter)
-            copy_scatter(static_cast<const Scatter*>(moments_.block_scatter), parameters_, block.scatter, padded_);
-        block.weight = moments_.scalars[kBlockWeight];
-        block.weight_squares = moments_.scalars[kBlockWeightSquares];
-        block.loss = moments_.scalars[kBlockLoss];
-        block.rows = moments_.counts[kBlockRows];
-    }
-
-    void store_open(const Block& block) {
-        std::copy_n(block.shift, parameters_, moments_.block_shift);
-        std::copy_n(block.sum, parameters_, moments_.block_sum);
-        if (block.scatter)
-            copy_scatter(block.scatter, padded_, static_cast<Scatter*>(moments_.block_scatter), parameters_);
-        moments_.scalars[kBlockWeight] = block.weight;
-        moments_.scalars[kBlockWeightSquares] = block.weight_squares;
-        moments_.scalars[kBlockLoss] = block.loss;
-        moments_.counts[kBlockRows] = block.rows;
-    }
-
-    // Lower triangles from one row stride to another; above the diagonal nothing is read or written.
-    void copy_scatter(const Scatter* from, Index from_stride, Scatter* to, Index to_stride) const {
-        if (moments_.structure == Structure::diagonal) {
-            std::copy_n(from, parameters_, to);
-            return;
-        }
-        for (Index i = 0; i < parameters_; ++i) std::copy_n(from + i * from_stride, i + 1, to + i * to_stride);
     }
 
     // ---- one slab ----
@@ -427,8 +299,9 @@ class Accumulation {
         constexpr Index columns = tuning::kTileColumns * 8 / sizeof(T);
         constexpr Index height = tuning::kTileRows;
         const Index strips = round_up(parameters_, kernels_.strip_rows);
-        Scatter* data = buffered_ ? block.scatter : static_cast<Scatter*>(moments_.scatter);
-        const Target<Scatter> target{data, buffered_ ? padded_ : parameters_, parameters_, buffered_};
+        Scatter* data = blocks_.buffered() ? block.scatter : static_cast<Scatter*>(moments_.scatter);
+        const bool own = blocks_.buffered();
+        const Target<Scatter> target{data, own ? padded_ : parameters_, parameters_, own};
         const Index rows_of_tiles = (strips + height - 1) / height;
         Index column_block = 0;
         Index before = 0;  // tiles in the column blocks before this one
@@ -452,7 +325,7 @@ class Accumulation {
 
     void update_diagonal(Team team, Work& work, Block& block) {
         const auto [begin, end] = team.share(work.slab.n_panels, 1);
-        Scatter* data = buffered_ ? block.scatter : static_cast<Scatter*>(moments_.scatter);
+        Scatter* data = blocks_.buffered() ? block.scatter : static_cast<Scatter*>(moments_.scatter);
         if constexpr (sizeof(Scatter) == 8) {
             kernels_.add_squares(work.slab, begin, end, parameters_, data);
         } else {
@@ -479,10 +352,8 @@ class Accumulation {
     const Index parameters_;
     const Index padded_;
     const bool weighted_;
-    const bool buffered_;
+    Blocks<Scatter> blocks_;
     const bool narrow_;
-    const Index open_rows_;
-    const Index n_blocks_;
     std::atomic<bool> interrupted_{false};
     std::atomic<Index> bad_row_{kNoRow};
     std::chrono::steady_clock::time_point polled_ = std::chrono::steady_clock::now();

@@ -2,13 +2,12 @@
 // f_tq = factor_t slope_{i(t) q} + shift_t (grouped.hpp). One pass over the rows that were drawn.
 //
 // Layout: rows are wanted in any order, so nothing is packed. Up to kSumVectors vectors of columns are summed in
-// registers over a chunk of draws; wider rows take several passes over the chunk. The row that comes kDrawsAhead draws
-// later is asked for meanwhile, and the slopes of the chunk that follows: they lie anywhere in memory, and no hardware
-// foresees which is next.
-// Each sum is one chain in float64 in the order of the draws, scaled and then rounded to T once, so its bits depend
-// neither on threads nor on the vector length. Of floats, kShortChain draws from the first of a group on are a chain in
-// float32, and those chains one in float64: a conversion of every entry would take twice as long as all else.
-// Cost: 2 d FLOP and d entries of X read for each draw.
+// registers over a chunk of draws; wider rows take several passes over the chunk. The row that comes
+// tuning::kDrawsAhead draws later is asked for meanwhile, and the slopes of the chunk that follows: they lie anywhere
+// in memory, and no hardware foresees which is next. Each sum is one chain in float64 in the order of the draws, scaled
+// and then rounded to T once, so its bits depend neither on threads nor on the vector length. Of floats, kShortChain
+// draws from the first of a group on are a chain in float32, and those chains one in float64: a conversion of every
+// entry would take twice as long as all else. Cost: 2 d FLOP and d entries of X read for each draw.
 #pragma once
 
 #include "grouped.hpp"
@@ -36,7 +35,7 @@ GRADHESS_INLINE void ask_for(std::uintptr_t from) {
     __builtin_prefetch(start + bytes - 1, 0, 2);  // a row need not begin with a line
 }
 
-// Rows by number: row t of a chunk begins at base + index[t] * stride, in entries; kDrawsAhead more follow it.
+// Rows by number: row t of a chunk begins at base + index[t] * stride, in entries; tuning::kDrawsAhead more follow it.
 template <class T>
 struct DrawnRows {
     const T* base;
@@ -58,7 +57,7 @@ template <class T>
 using Lanes = std::conditional_t<sizeof(T) == 4, Simd<float>::HalfVector, Doubles>;
 
 template <class T>
-inline constexpr Index kChain = sizeof(T) == 4 ? kShortChain : kDrawChunk;
+inline constexpr Index kChain = sizeof(T) == 4 ? kShortChain : tuning::kDrawChunk;
 
 // sums[v] += f_t row_t[column v], draw after draw from `first` to `draws`, while the rows of ahead[t] are asked for.
 // The last vector begins at `last`, which may overlap the one before: its lanes are then summed twice, in two places,
@@ -133,8 +132,8 @@ inline void add_chunk(Index d, const DrawnRows<T>& rows, Index draws, const T* f
     }
     constexpr Index pass = kSumVectors * kDoubleLanes;
     const Index vectors = (d + kDoubleLanes - 1) / kDoubleLanes;
-    const Index near = draws > kDrawsAhead ? (draws - kDrawsAhead) / kShortChain * kShortChain : 0;
-    const Index* following = rows.index + kDrawsAhead;
+    const Index near = draws > tuning::kDrawsAhead ? (draws - tuning::kDrawsAhead) / kShortChain * kShortChain : 0;
+    const Index* following = rows.index + tuning::kDrawsAhead;
     for (Index column = 0; column < d; column += pass) {
         const Index left = vectors - column / kDoubleLanes;
         const int take = static_cast<int>(left < kSumVectors ? left : kSumVectors);
@@ -158,7 +157,7 @@ template <class T>
 inline bool find_rows(const Rows& rows, const Groups& groups, Index begin, Index draws, GroupScratch<T>& scratch,
                       DrawnRows<T>& found) {
     const Index end = groups.offsets[groups.count];
-    const Index wanted = draws + kDrawsAhead;
+    const Index wanted = draws + tuning::kDrawsAhead;
     const Index known = end - begin < wanted ? end - begin : wanted;
     scratch.index = groups.indices ? groups.indices + begin : scratch.own_index;
     if (!groups.indices || known < wanted) {
@@ -247,9 +246,9 @@ Index group_sums(const Rows& rows, const Groups& groups, Index first, Index coun
     double* units = scratch.sums + scratch.slots * k;
     for (Index j = first; j < first + count; ++j) {
         for (Index e = 0; e < (scratch.slots + 1) * k; ++e) scratch.sums[e] = 0.0;
-        for (Index begin = groups.offsets[j]; begin < groups.offsets[j + 1]; begin += kDrawChunk) {
+        for (Index begin = groups.offsets[j]; begin < groups.offsets[j + 1]; begin += tuning::kDrawChunk) {
             const Index left = groups.offsets[j + 1] - begin;
-            const Index draws = left < kDrawChunk ? left : kDrawChunk;
+            const Index draws = left < tuning::kDrawChunk ? left : tuning::kDrawChunk;
             DrawnRows<T> drawn;
             if (!find_rows(rows, groups, begin, draws, scratch, drawn)) return j;
             find_factors(groups, begin, draws, scratch);

@@ -11,8 +11,6 @@
 namespace gradhess::cpu {
 namespace {
 
-constexpr Index kJobsPerThread = 16;
-
 template <class T>
 Index run(const Rows& rows, const Groups& groups, T* out, int threads, const Kernels<T>& kernels) {
     const Index p = rows.width() * groups.outputs;
@@ -23,17 +21,18 @@ Index run(const Rows& rows, const Groups& groups, T* out, int threads, const Ker
     Arena::of_this_thread().place([&](Carver& carver) {
         for (auto& own : scratch) {
             own.slots = round_up(rows.features, 8) + 8;
-            own.own_index = carver.take<Index>(kDrawChunk + kDrawsAhead);
-            own.counting = carver.take<Index>(kDrawChunk + kDrawsAhead);
-            own.gathered = carver.take<T>(kDrawChunk * rows.features);
-            own.f = carver.take<T>(kDrawChunk * groups.outputs);
+            own.own_index = carver.take<Index>(tuning::kDrawChunk + tuning::kDrawsAhead);
+            own.counting = carver.take<Index>(tuning::kDrawChunk + tuning::kDrawsAhead);
+            own.gathered = carver.take<T>(tuning::kDrawChunk * rows.features);
+            own.f = carver.take<T>(tuning::kDrawChunk * groups.outputs);
             own.sums = carver.take<double>((own.slots + 1) * groups.outputs);
         }
     });
     for (auto& own : scratch)
-        for (Index t = 0; t < kDrawChunk + kDrawsAhead; ++t) own.counting[t] = t < kDrawChunk ? t : 0;
+        for (Index t = 0; t < tuning::kDrawChunk + tuning::kDrawsAhead; ++t)
+            own.counting[t] = t < tuning::kDrawChunk ? t : 0;
     // Every group is summed by itself, so how they are shared out changes no bits.
-    const Index jobs = std::min<Index>(groups.count, team == 1 ? 1 : team * kJobsPerThread);
+    const Index jobs = std::min<Index>(groups.count, team == 1 ? 1 : team * tuning::kGroupJobsPerThread);
     constexpr Index none = std::numeric_limits<Index>::max();
     std::atomic<Index> bad{none};
 #pragma omp parallel for num_threads(team) schedule(dynamic, 1) if (team > 1)

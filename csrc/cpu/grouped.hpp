@@ -1,7 +1,7 @@
 // Sums of rows in groups: mini-batches, clusters, sequences. Mirrors gradhess/_backends/groups.py.
 #pragma once
 
-#include "job.hpp"
+#include "tuning.hpp"
 
 namespace gradhess::cpu {
 
@@ -19,11 +19,6 @@ struct Groups {
     Index outputs = 1;
 };
 
-// Draws whose rows and factors are looked up together, and how many draws ahead a row is asked for: about as many
-// lines as a core can wait for at a time, for rows of a few hundred bytes. See bench/bench_grouped.py.
-inline constexpr Index kDrawChunk = 256;
-inline constexpr Index kDrawsAhead = 24;
-
 // Draws that are summed in float32, where the rows compute in it, before the sum is added in float64: SHORT_CHAIN of
 // gradhess/_backends/layout.py.
 inline constexpr Index kShortChain = 16;
@@ -31,10 +26,10 @@ inline constexpr Index kShortChain = 16;
 template <class T>
 struct GroupScratch {
     const Index* index = nullptr;  // of the chunk at hand: the caller's, or own_index
-    Index* own_index = nullptr;    // (kDrawChunk + kDrawsAhead,)
-    Index* counting = nullptr;     // 0, 1, ..., kDrawChunk - 1, then zeros: rows that were gathered in order
-    T* gathered = nullptr;         // (kDrawChunk, features), where rows are not read in place
-    T* f = nullptr;                // (kDrawChunk, outputs)
+    Index* own_index = nullptr;    // (tuning::kDrawChunk + tuning::kDrawsAhead,)
+    Index* counting = nullptr;     // 0, 1, ..., tuning::kDrawChunk - 1, then zeros: rows that were gathered in order
+    T* gathered = nullptr;         // (tuning::kDrawChunk, features), where rows are not read in place
+    T* f = nullptr;                // (tuning::kDrawChunk, outputs)
     double* sums = nullptr;        // (outputs, slots), then the sums of the unit column (outputs,)
     Index slots = 0;               // whole vectors, and one more
 };

@@ -13,19 +13,6 @@
 namespace gradhess::cpu {
 namespace {
 
-// Measured with bench/bench_curvature.py on 2 cores of a Zen 4.
-// Pairs of a block: 240 columns of 256 rows, 480 KiB, are half an L2 cache of 1 MiB.
-constexpr Index kPairs = 240;
-// Weights of a block at the least: as often is a product of activations used that was formed once.
-constexpr Index kWeightsMin = 256;
-// Blocks for each thread, where there are enough weights, so that threads finish together.
-constexpr Index kBlocksPerThread = 6;
-// Slabs, and weights, that are packed together: twice 5 MiB, less than what an Arena keeps from call to call.
-constexpr Index kSlabsTogether = 2;
-constexpr Index kWeightsTogether = 1280;
-// Rows that a thread packs at a time.
-constexpr Index kPackRows = 64;
-
 Index ceil_divide(Index a, Index b) { return (a + b - 1) / b; }
 
 // `total` in equal parts of at most `most`, rounded up to a multiple.
@@ -39,12 +26,12 @@ class KroneckerSums {
         const double work = static_cast<double>(job.samples) * static_cast<double>(job.factors.size()) *
                             static_cast<double>(job.weights()) * static_cast<double>(job.pairs());
         threads_ = work < static_cast<double>(tuning::kTeamMinWork) ? 1 : std::max(1, threads);
-        pairs_ = part_of(job.pairs(), kPairs, isa.f64.tile_columns);
+        pairs_ = part_of(job.pairs(), tuning::kPairColumns, isa.f64.tile_columns);
         pair_blocks_ = ceil_divide(job.pairs(), pairs_);
-        slabs_together_ = std::min(kSlabsTogether, ceil_divide(job.samples, job.slab_rows));
-        group_ = part_of(job.weights(), kWeightsTogether, panel_);
-        const Index wanted = ceil_divide(threads_ > 1 ? kBlocksPerThread * threads_ : 1, pair_blocks_);
-        const Index blocks = std::clamp<Index>(wanted, 1, std::max<Index>(1, group_ / kWeightsMin));
+        slabs_together_ = std::min(tuning::kSlabsTogether, ceil_divide(job.samples, job.slab_rows));
+        group_ = part_of(job.weights(), tuning::kWeightsTogether, panel_);
+        const Index wanted = ceil_divide(threads_ > 1 ? tuning::kPairBlocksPerThread * threads_ : 1, pair_blocks_);
+        const Index blocks = std::clamp<Index>(wanted, 1, std::max<Index>(1, group_ / tuning::kWeightsMin));
         weights_ = round_up(ceil_divide(group_, blocks), panel_);
     }
 
@@ -91,8 +78,9 @@ class KroneckerSums {
         const Index n_rows = std::min(slabs_together_ * job_.slab_rows, job_.samples - row);
         const Index n_weights = std::min(group_, job_.weights() - weight);
 #pragma omp for schedule(dynamic, 1)
-        for (Index first = 0; first < n_rows; first += kPackRows)
-            pack(row, first, std::min(kPackRows, n_rows - first), job_.factors[f], weight, n_weights, slabs, own);
+        for (Index first = 0; first < n_rows; first += tuning::kWeightRows)
+            pack(row, first, std::min(tuning::kWeightRows, n_rows - first), job_.factors[f], weight, n_weights, slabs,
+                 own);
         const Index weight_blocks = ceil_divide(n_weights, weights_);
         double* out = job_.out + (static_cast<Index>(f) * job_.weights() + weight) * job_.pairs();
 #pragma omp for schedule(dynamic, 1) nowait

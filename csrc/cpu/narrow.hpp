@@ -16,8 +16,8 @@ template <int STRIPS, class T>
 struct NarrowSums {
     static constexpr int strip = kStripRows<T>;
     static constexpr int lanes = Simd<T>::lanes;
-    TileSums<strip, strip / lanes, kHalves<T>, T> first;
-    TileSums<strip, 2 * strip / lanes, false, T> second;
+    TileSums<strip, strip / lanes, kHalves<T>, T, kShortRows<T>> first;
+    TileSums<strip, 2 * strip / lanes, false, T, kShortRows<T>> second;
 
     GRADHESS_INLINE void add_products(const T* const* column, Index offset) {
         first.add_products(column[0] + offset, column, offset);

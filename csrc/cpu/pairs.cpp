@@ -6,11 +6,10 @@
 #include <atomic>
 #include <vector>
 
+#include "tuning.hpp"
+
 namespace gradhess::cpu {
 namespace {
-
-// Inputs x that meet a block of labels while it is in cache.
-constexpr Index kTileRows = 16;
 
 // (blocks, targets, kPairLanes), so that a block is one piece of memory.
 std::vector<std::uint8_t> in_blocks(const std::uint8_t* labels, Index targets, Index inputs) {
@@ -27,8 +26,8 @@ std::vector<std::uint8_t> in_blocks(const std::uint8_t* labels, Index targets, I
 // The targets by their label at each input of a tile, by counting.
 struct TilePlan {
     TilePlan(Index targets, int q)
-        : order(static_cast<std::size_t>(kTileRows * targets)),
-          starts(static_cast<std::size_t>(kTileRows) * (static_cast<std::size_t>(q) + 1)) {}
+        : order(static_cast<std::size_t>(tuning::kInputsTogether * targets)),
+          starts(static_cast<std::size_t>(tuning::kInputsTogether) * (static_cast<std::size_t>(q) + 1)) {}
 
     PairRow row(Index i, const PairJob& job) const {
         return {order.data() + i * job.targets, starts.data() + i * (job.q + 1)};
@@ -61,7 +60,7 @@ bool pair_dependence(const std::uint8_t* labels, const PairJob& given, double* s
     job.labels = packed.data();
     const bool weighted = job.target_weights != nullptr;
     const auto block_size = static_cast<std::size_t>(job.targets * kPairLanes);
-    const Index tiles = (job.rows + kTileRows - 1) / kTileRows;
+    const Index tiles = (job.rows + tuning::kInputsTogether - 1) / tuning::kInputsTogether;
     const int team = static_cast<int>(std::min<Index>(std::max(1, threads), tiles));
     std::vector<TilePlan> plans(static_cast<std::size_t>(team), TilePlan(job.targets, job.q));
     std::vector<std::vector<std::int64_t>> wide(plans.size(), std::vector<std::int64_t>(weighted ? block_size : 0));
@@ -75,7 +74,7 @@ bool pair_dependence(const std::uint8_t* labels, const PairJob& given, double* s
         if (stop) continue;
         const auto thread = static_cast<std::size_t>(omp_get_thread_num());
         TilePlan& plan = plans[thread];
-        const Index first = tile * kTileRows, rows = std::min(kTileRows, job.rows - first);
+        const Index first = tile * tuning::kInputsTogether, rows = std::min(tuning::kInputsTogether, job.rows - first);
         plan.make(job, first, rows);
         for (Index base = first / kPairLanes * kPairLanes; base < job.inputs; base += kPairLanes) {
             const std::uint8_t* block = job.labels + base * job.targets;

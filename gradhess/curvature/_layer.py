@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from gradhess._backends import registry
-from gradhess._backends.layout import SLAB_ROWS
+from gradhess._backends.layout import WIDE_SLAB_ROWS
 from gradhess._backends.protocol import Float64Array, KroneckerFactor, Rows
 from gradhess.curvature import _checks
 from gradhess.curvature._curvature import Curvature
@@ -17,7 +17,7 @@ from gradhess.curvature._kronecker import KroneckerSums
 from gradhess.curvature._samples import LayerSamples, Source, blocks
 from gradhess.errors import InputError
 
-ROWS: Final = 4 * SLAB_ROWS
+ROWS: Final = 4 * WIDE_SLAB_ROWS
 """Samples whose factors are formed at a time. Whole slabs, so that it changes no bits how the samples come."""
 PIECE_ROWS: Final = 128
 """Of those, the share of a thread."""

@@ -1,0 +1,144 @@
+// Blocks of rows on their way into the total: a block is summed by itself, about its own shift, and then added, in
+// order. The last one may stay open: it waits in the caller's state for the rows that complete it.
+#pragma once
+
+#include "team.hpp"
+#include "totals.hpp"
+#include "workspace.hpp"
+
+namespace gradhess::cpu {
+
+template <class Scatter>
+struct BlockBuffer {
+    BlockMoments<Scatter> moments;
+    double* delta = nullptr;  // (padded,)
+    Correction by;
+    bool complete = false;
+};
+
+template <class Scatter>
+class Blocks {
+ public:
+    using Block = BlockMoments<Scatter>;
+    using Buffer = BlockBuffer<Scatter>;
+
+    Blocks(Moments& moments, const Layout& layout, Index samples, Index padded)
+        : moments_(moments),
+          block_rows_(layout.block_rows),
+          samples_(samples),
+          parameters_(moments.parameters),
+          padded_(padded),
+          buffered_(moments.block_scatter != nullptr),
+          open_rows_(moments.counts[kBlockRows]) {}
+
+    // Whether a block has a scatter of its own; otherwise its products go straight into the total.
+    bool buffered() const { return buffered_; }
+
+    Index count() const { return (open_rows_ + samples_ + block_rows_ - 1) / block_rows_; }
+    Index begin(Index b) const { return std::max<Index>(0, b * block_rows_ - open_rows_); }
+    Index end(Index b) const { return std::min(samples_, (b + 1) * block_rows_ - open_rows_); }
+
+    Index scatter_bytes() const { return scatter_entries() * static_cast<Index>(sizeof(Scatter)); }
+
+    void carve(Carver& carver, Buffer& buffer) const {
+        Block& block = buffer.moments;
+        block.shift = carver.take<double>(padded_);
+        block.sum = carver.take<double>(padded_);
+        buffer.delta = carver.take<double>(padded_);
+        if (buffered_) {
+            block.scatter = carver.take<Scatter>(scatter_entries());
+            block.stride = padded_;
+        }
+    }
+
+    void start(Block& block, Index b) const {
+        std::fill_n(block.shift, padded_, 0.0);
+        std::fill_n(block.sum, padded_, 0.0);
+        clear(block.scatter);
+        block.weight = block.weight_squares = block.loss = 0.0;
+        block.rows = 0;
+        if (b == 0 && open_rows_ > 0) load_open(block);
+    }
+
+    // Adds blocks [first, last) to the totals, in order, from buffers[0], ...: first the scalars, which each need the
+    // ones before, then the scatters, whose rows the team shares. A block that is not complete is put back into the
+    // state.
+    void add(Team team, Buffer* buffers, Index first, Index last) {
+        if (team.rank == 0) {
+            for (Index b = first; b < last; ++b) {
+                Buffer& buffer = buffers[b - first];
+                buffer.complete = open_rows_ + end(b) == (b + 1) * block_rows_;
+                if (!buffer.complete) {
+                    store_open(buffer.moments);
+                    continue;
+                }
+                find_delta(moments_, buffer.moments, buffer.delta);
+                buffer.by = correction_for(moments_, buffer.moments);
+                add_scalars(moments_, buffer.moments, buffer.by, buffer.delta);
+                if (b == 0 && open_rows_ > 0) clear_open_block<Scatter>(moments_);
+            }
+        }
+        team.barrier();
+        for (Index b = first; b < last; ++b) {
+            const Buffer& buffer = buffers[b - first];
+            if (buffer.complete) add_scatter(moments_, buffer.moments, buffer.by, buffer.delta, team.rank, team.size);
+        }
+        team.barrier();  // before the buffers are used again
+    }
+
+ private:
+    Index scatter_entries() const {
+        if (!buffered_) return 0;
+        return moments_.structure == Structure::full ? padded_ * padded_ : padded_;
+    }
+
+    // Zeros on and below the diagonal; what tiles write above it is rubbish anyway.
+    void clear(Scatter* scatter) const {
+        if (!buffered_ || moments_.structure != Structure::full) {
+            std::fill_n(scatter, scatter_entries(), Scatter(0));
+            return;
+        }
+        for (Index i = 0; i < padded_; ++i) std::fill_n(scatter + i * padded_, i + 1, Scatter(0));
+    }
+
+    void load_open(Block& block) const {
+        std::copy_n(moments_.block_shift, parameters_, block.shift);
+        std::copy_n(moments_.block_sum, parameters_, block.sum);
+        if (block.scatter)
+            copy_scatter(static_cast<const Scatter*>(moments_.block_scatter), parameters_, block.scatter, padded_);
+        block.weight = moments_.scalars[kBlockWeight];
+        block.weight_squares = moments_.scalars[kBlockWeightSquares];
+        block.loss = moments_.scalars[kBlockLoss];
+        block.rows = moments_.counts[kBlockRows];
+    }
+
+    void store_open(const Block& block) {
+        std::copy_n(block.shift, parameters_, moments_.block_shift);
+        std::copy_n(block.sum, parameters_, moments_.block_sum);
+        if (block.scatter)
+            copy_scatter(block.scatter, padded_, static_cast<Scatter*>(moments_.block_scatter), parameters_);
+        moments_.scalars[kBlockWeight] = block.weight;
+        moments_.scalars[kBlockWeightSquares] = block.weight_squares;
+        moments_.scalars[kBlockLoss] = block.loss;
+        moments_.counts[kBlockRows] = block.rows;
+    }
+
+    // Lower triangles from one row stride to another; above the diagonal nothing is read or written.
+    void copy_scatter(const Scatter* from, Index from_stride, Scatter* to, Index to_stride) const {
+        if (moments_.structure == Structure::diagonal) {
+            std::copy_n(from, parameters_, to);
+            return;
+        }
+        for (Index i = 0; i < parameters_; ++i) std::copy_n(from + i * from_stride, i + 1, to + i * to_stride);
+    }
+
+    Moments& moments_;
+    const Index block_rows_;
+    const Index samples_;
+    const Index parameters_;
+    const Index padded_;
+    const bool buffered_;
+    const Index open_rows_;
+};
+
+}  // namespace gradhess::cpu
