@@ -97,7 +97,7 @@ class Accumulation {
           parameters_(rows.parameters()),
           padded_(round_up(parameters_, kernels.panel)),
           weighted_(weights != nullptr || rows.kind == RowKind::hessian),
-          buffered_(moments.block_scatter != nullptr),
+          buffered_(moments.block_scatter != nullptr || (options.close && moments.scatter != nullptr)),
           narrow_(buffered_ && moments.structure == Structure::full && !weighted_ && rows.row_outputs() == 1 &&
                   parameters_ <= kernels.narrow_parameters),
           open_rows_(moments.counts[kBlockRows]),
@@ -255,7 +255,7 @@ class Accumulation {
         if (team.rank == 0) {
             for (Index b = begin; b < end; ++b) {
                 Buffer& buffer = buffers[b - begin];
-                buffer.complete = open_rows_ + block_end(b) == (b + 1) * layout_.block_rows;
+                buffer.complete = options_.close || open_rows_ + block_end(b) == (b + 1) * layout_.block_rows;
                 if (!buffer.complete) {
                     store_open(buffer.moments);
                     continue;

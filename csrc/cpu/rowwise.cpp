@@ -12,6 +12,9 @@
 namespace gradhess::cpu {
 namespace {
 
+// Entries that a thread checks at a time; starting a thread costs as much as so many.
+constexpr Index kCheckedValues = 65536;
+
 // Runs job(first, count, scratch, extra) for fixed ranges of rows; extra is room for `extra_per_row` doubles a row.
 template <class T, class Job>
 void for_jobs(const Rows& rows, Index extra_per_row, int threads, Index panel, Job job) {
@@ -64,6 +67,25 @@ Index first_nonfinite(const Rows& rows, const double* weights, int threads, cons
         });
     });
     return found.load() == none ? -1 : found.load();
+}
+
+bool all_finite(const double* values, Index count, int threads) {
+    const Index jobs = (count + kCheckedValues - 1) / kCheckedValues;
+    const int team = static_cast<int>(std::min<Index>(std::max(1, threads), jobs));
+    std::atomic<bool> finite{true};
+#pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
+    for (Index j = 0; j < jobs; ++j) {
+        const double* from = values + j * kCheckedValues;
+        const Index n = std::min(kCheckedValues, count - j * kCheckedValues);
+        double zero[8] = {};  // stays zero unless a value makes it NaN
+        Index i = 0;
+        for (; i + 8 <= n; i += 8)
+            for (int c = 0; c < 8; ++c) zero[c] += from[i + c] * 0.0;
+        for (; i < n; ++i) zero[0] += from[i] * 0.0;
+        for (int c = 1; c < 8; ++c) zero[0] += zero[c];
+        if (zero[0] != 0.0) finite = false;
+    }
+    return finite;
 }
 
 void errors(const Rows& rows, double* out, int threads, const Isa& isa) {

@@ -17,7 +17,7 @@ from gradhess._backends.protocol import AnyArray, Float64Array, Rows
 from gradhess._backends.structured_rows import StructuredRows
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class GroupedRows(StructuredRows):
     """``X`` and ``unit_column`` say which rows ``x~`` the groups draw from."""
 

@@ -16,7 +16,7 @@ from gradhess._backends.groups import Groups
 from gradhess._backends.protocol import FLOAT32, FLOAT64
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class DeviceStructuredRows(DeviceRows):
     """``kind`` is ``"structured"``."""
 
@@ -25,7 +25,7 @@ class DeviceStructuredRows(DeviceRows):
         """Write the rows into ``out`` (n, p), C-contiguous, of the compute type."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class DeviceOuterRows(DeviceStructuredRows):
     """``outer_rows.OuterRows`` on a device: X (n, m) or (n, T, m), errors alike with k."""
 
@@ -76,7 +76,7 @@ class DeviceOuterRows(DeviceStructuredRows):
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class DeviceSelectedRows(DeviceStructuredRows):
     """``selected_rows.SelectedRows`` on a device: X (n, T, d) are the values."""
 
@@ -100,7 +100,7 @@ class DeviceSelectedRows(DeviceStructuredRows):
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class DeviceGroupedRows(DeviceStructuredRows):
     """``grouped_rows.GroupedRows`` on a device: ``groups`` holds device arrays, ``count`` is that of ``offsets``."""
 
