@@ -81,6 +81,12 @@ bool all_finite(const double* values, Index begin, Index end) {
     return zero == 0.0;
 }
 
+// Rows of a slab whose panels leave room for the sums of its columns (sum_slab).
+constexpr Index kFusedSlabRows = 16;
+
+// Up to here the diagonals of a block's slabs are kept apart, so that threads can have blocks of their own.
+constexpr Index kSlabScattersBytes = 1 << 20;
+
 constexpr Index kNoRow = std::numeric_limits<Index>::max();
 
 template <class T, class Scatter>
@@ -100,6 +106,10 @@ class Accumulation {
           buffered_(moments.block_scatter != nullptr || (options.close && moments.scatter != nullptr)),
           narrow_(buffered_ && moments.structure == Structure::full && !weighted_ && rows.row_outputs() == 1 &&
                   parameters_ <= kernels.narrow_parameters),
+          fused_(narrow_ || (moments.structure != Structure::full && !weighted_ && rows.row_outputs() == 1 &&
+                             options.layout.slab_rows >= kFusedSlabRows)),
+          by_slabs_(fused_ && !buffered_ && moments.structure == Structure::diagonal &&
+                    slab_scatter_entries() * static_cast<Index>(sizeof(Scatter)) <= kSlabScattersBytes),
           open_rows_(moments.counts[kBlockRows]),
           n_blocks_((open_rows_ + rows.samples + layout_.block_rows - 1) / layout_.block_rows) {}
 
@@ -108,7 +118,7 @@ class Accumulation {
                                (moments_.structure == Structure::full ? static_cast<double>(parameters_) / 2 + 4 : 4);
         const bool small = per_row * static_cast<double>(rows_.samples) < static_cast<double>(tuning::kTeamMinWork);
         const int threads = small ? 1 : std::max(1, options_.threads);
-        const bool own_blocks = threads > 1 && buffered_or_sum() && n_blocks_ >= threads;
+        const bool own_blocks = threads > 1 && sums_apart() && n_blocks_ >= threads;
         if (own_blocks) {
             run_own_blocks(threads);
         } else {
@@ -125,12 +135,14 @@ class Accumulation {
     using Buffer = BlockBuffer<Scatter>;
 
     // Whether blocks can be summed apart from the total.
-    bool buffered_or_sum() const { return buffered_ || moments_.structure == Structure::sum; }
+    bool sums_apart() const { return buffered_ || by_slabs_ || moments_.structure == Structure::sum; }
 
     // ---- the two ways to share the work ----
 
     void run_own_blocks(int threads) {
-        const Index bytes = std::max<Index>(1, scatter_entries(padded_) * static_cast<Index>(sizeof(Scatter)));
+        apart_ = true;
+        const Index entries = by_slabs_ ? slab_scatter_entries() : scatter_entries(padded_);
+        const Index bytes = std::max<Index>(1, entries * static_cast<Index>(sizeof(Scatter)));
         const Index per_thread = std::min(
             std::clamp(tuning::kBlockBufferBytes / bytes, tuning::kBlockBuffersWanted, tuning::kBlockBuffersMax),
             std::max<Index>(1, tuning::kBlockBufferBytesMax / bytes));
@@ -220,12 +232,34 @@ class Accumulation {
             block.scatter = carver.take<Scatter>(scatter_entries(padded_));
             block.stride = padded_;
         }
+        if (apart_ && by_slabs_) block.slabs = carver.take<Scatter>(slab_scatter_entries());
+    }
+
+    // Entries of the diagonals of a block's slabs.
+    Index slab_scatter_entries() const { return layout_.block_rows / layout_.slab_rows * padded_; }
+
+    // Where the squares of the slab go whose first row is `first`.
+    Scatter* diagonal_of(const Block& block, Index first) const {
+        if (block.slabs) return block.slabs + slab_in_block(first) * padded_;
+        return buffered_ ? block.scatter : static_cast<Scatter*>(moments_.scatter);
+    }
+
+    Index slab_in_block(Index first) const { return (open_rows_ + first) % layout_.block_rows / layout_.slab_rows; }
+
+    // The diagonals of block b's slabs into the total, as if they had come one by one; entries as in add_scatter.
+    void add_slab_scatters(Team team, const Block& block, Index b) const {
+        auto* total = static_cast<Scatter*>(moments_.scatter);
+        for (Index first = block_begin(b); first < block_end(b); first += layout_.slab_rows) {
+            const Scatter* slab = block.slabs + slab_in_block(first) * padded_;
+            for (Index j = team.rank; j < parameters_; j += team.size) total[j] += slab[j];
+        }
     }
 
     void start_block(Block& block, Index b) const {
         std::fill_n(block.shift, padded_, 0.0);
         std::fill_n(block.sum, padded_, 0.0);
         clear_scatter(block.scatter);
+        if (block.slabs) std::fill_n(block.slabs, slab_scatter_entries(), Scatter(0));
         block.weight = block.weight_squares = block.loss = 0.0;
         block.rows = 0;
         if (b == 0 && open_rows_ > 0) load_open(block);
@@ -269,6 +303,7 @@ class Accumulation {
         team.barrier();
         for (Index b = begin; b < end; ++b) {
             const Buffer& buffer = buffers[b - begin];
+            if (buffer.moments.slabs) add_slab_scatters(team, buffer.moments, b);
             if (buffer.complete) add_scatter(moments_, buffer.moments, buffer.by, buffer.delta, team.rank, team.size);
         }
         team.barrier();  // before the buffers are used again
@@ -322,8 +357,8 @@ class Accumulation {
             work.suspicious = false;
         }
 
-        if (narrow_ && team.size == 1 && !finds_shift(block))  // one thread, one loop
-            return add_narrow_slab(team, work, scratch, block, first, count);
+        if (fused_ && team.size == 1 && !finds_shift(block))  // one thread, one loop
+            return add_fused_slab(team, work, scratch, block, first, count);
 
         const auto [row_begin, row_end] = team.share(count, 16);
         kernels_.prepare(rows_, weights_, first, row_begin, row_end,
@@ -345,7 +380,7 @@ class Accumulation {
             look_ahead(team, scratch, first + count);
             update_tiles(work, scratch, block);
         } else if (moments_.structure == Structure::diagonal) {
-            update_diagonal(team, work, block);
+            update_diagonal(team, work, diagonal_of(block, first));
         }
         return true;
     }
@@ -353,14 +388,23 @@ class Accumulation {
     // The first slab that has any weight gives the shift: the ones before it add nothing, whatever they hold.
     bool finds_shift(const Block& block) const { return moments_.centred && block.weight == 0.0; }
 
-    bool add_narrow_slab(Team team, Work& work, RowScratch<T>& scratch, Block& block, Index first, Index count) {
-        look_ahead(team, scratch, first + count);
+    bool add_fused_slab(Team team, Work& work, RowScratch<T>& scratch, Block& block, Index first, Index count) {
         const double* shift = moments_.centred ? block.shift : nullptr;
-        const Target<Scatter> target{block.scatter, padded_, parameters_, true};
-        if constexpr (sizeof(Scatter) == 8) {
-            kernels_.narrow_slab(rows_, first, count, shift, work.slab, work.sum, target, scratch);
+        if (moments_.structure == Structure::full) {
+            look_ahead(team, scratch, first + count);
+            const Target<Scatter> target{block.scatter, padded_, parameters_, true};
+            if constexpr (sizeof(Scatter) == 8) {
+                kernels_.narrow_slab(rows_, first, count, shift, work.slab, work.sum, target, scratch);
+            } else {
+                kernels_.narrow_slab_narrow(rows_, first, count, shift, work.slab, work.sum, target, scratch);
+            }
         } else {
-            kernels_.narrow_slab_narrow(rows_, first, count, shift, work.slab, work.sum, target, scratch);
+            Scatter* diagonal = moments_.structure == Structure::diagonal ? diagonal_of(block, first) : nullptr;
+            if constexpr (sizeof(Scatter) == 8) {
+                kernels_.sum_slab(rows_, first, count, shift, work.slab, work.sum, diagonal, scratch);
+            } else {
+                kernels_.sum_slab_narrow(rows_, first, count, shift, work.slab, work.sum, diagonal, scratch);
+            }
         }
         const double weight = static_cast<double>(count);
         if (!all_finite(work.sum, 0, parameters_)) {
@@ -450,13 +494,12 @@ class Accumulation {
         }
     }
 
-    void update_diagonal(Team team, Work& work, Block& block) {
+    void update_diagonal(Team team, Work& work, Scatter* diagonal) {
         const auto [begin, end] = team.share(work.slab.n_panels, 1);
-        Scatter* data = buffered_ ? block.scatter : static_cast<Scatter*>(moments_.scatter);
         if constexpr (sizeof(Scatter) == 8) {
-            kernels_.add_squares(work.slab, begin, end, parameters_, data);
+            kernels_.add_squares(work.slab, begin, end, parameters_, diagonal);
         } else {
-            kernels_.add_squares_narrow(work.slab, begin, end, parameters_, data);
+            kernels_.add_squares_narrow(work.slab, begin, end, parameters_, diagonal);
         }
     }
 
@@ -481,8 +524,11 @@ class Accumulation {
     const bool weighted_;
     const bool buffered_;
     const bool narrow_;
+    const bool fused_;     // a slab is one loop of one thread
+    const bool by_slabs_;  // the diagonals of slabs wait, one by one, where those of blocks must not be added up
     const Index open_rows_;
     const Index n_blocks_;
+    bool apart_ = false;  // blocks are summed apart from the total
     std::atomic<bool> interrupted_{false};
     std::atomic<Index> bad_row_{kNoRow};
     std::chrono::steady_clock::time_point polled_ = std::chrono::steady_clock::now();

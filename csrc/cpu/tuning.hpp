@@ -41,6 +41,7 @@ inline constexpr Index kBlockBuffersMax = 64;
 
 // Rows per job of the row-wise operations (norms, products with vectors, the scan for values that are not finite).
 inline constexpr Index kRowJob = 4096;
+inline constexpr Index kRowJobBytes = 2048 * 1024;  // fewer where they take more bytes (as float64)
 
 // A thread keeps its workspace between calls up to this size, so a stream allocates nothing once it runs.
 inline constexpr std::size_t kKeptWorkspaceBytes = 32u << 20;
