@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "../cpu/accumulate.hpp"
+#include "../cpu/arena.hpp"
 #include "../cpu/batch.hpp"
 #include "../cpu/dispatch.hpp"
 #include "../cpu/grouped.hpp"
@@ -110,9 +111,11 @@ MomentsHandle make_moments(int structure, bool centred, OptionalArray scatter, p
 
 const cpu::Isa& isa_at(std::size_t index) { return *cpu::supported_isas()[index]; }
 
-// Runs on the calling thread while it holds no GIL: takes it, and asks Python whether a signal came in.
+// Runs on the calling thread while it holds no GIL: takes it, and asks Python whether a signal came in. The handler
+// runs here, in the middle of a kernel, and may be a function that computes with gradhess itself.
 bool signal_came(void*) {
     py::gil_scoped_acquire gil;
+    const cpu::ArenaAside aside;
     return PyErr_CheckSignals() != 0;
 }
 

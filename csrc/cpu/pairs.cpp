@@ -12,6 +12,10 @@ namespace {
 // Inputs x that meet a block of labels while it is in cache.
 constexpr Index kTileRows = 16;
 
+// Comparisons of vectors of labels below which one thread does them all: about 15 us of work on a Zen 4, which a team
+// does in 10 where its threads are awake, and in more than 15 where they have to be woken.
+constexpr double kTeamMinComparisons = 8'000;
+
 // (blocks, targets, kPairLanes), so that a block is one piece of memory.
 std::vector<std::uint8_t> in_blocks(const std::uint8_t* labels, Index targets, Index inputs) {
     const Index blocks = (inputs + kPairLanes - 1) / kPairLanes;
@@ -62,7 +66,11 @@ bool pair_dependence(const std::uint8_t* labels, const PairJob& given, double* s
     const bool weighted = job.target_weights != nullptr;
     const auto block_size = static_cast<std::size_t>(job.targets * kPairLanes);
     const Index tiles = (job.rows + kTileRows - 1) / kTileRows;
-    const int team = static_cast<int>(std::min<Index>(std::max(1, threads), tiles));
+    // Labels that are compared, in vectors.
+    const double work = static_cast<double>(job.targets) * static_cast<double>(job.rows) *
+                        static_cast<double>(job.inputs) * job.q / kPairLanes;
+    const bool small = work < kTeamMinComparisons;
+    const int team = small ? 1 : static_cast<int>(std::min<Index>(std::max(1, threads), tiles));
     std::vector<TilePlan> plans(static_cast<std::size_t>(team), TilePlan(job.targets, job.q));
     std::vector<std::vector<std::int64_t>> wide(plans.size(), std::vector<std::int64_t>(weighted ? block_size : 0));
     for (TilePlan& plan : plans) plan.next.reserve(static_cast<std::size_t>(job.q));
