@@ -138,13 +138,38 @@ __attribute__((noinline)) void multiply_wide(const T* x, Index stride, Index cou
     }
 }
 
+// Rows of D entries, one after the other in memory.
+template <int D, class T>
+GRADHESS_INLINE void multiply_dense(const T* __restrict x, Index count, const Product& product) {
+    double w[D];
+    for (int j = 0; j < D; ++j) w[j] = product.w[j];
+    const double start = product.start;
+    double* __restrict out = product.out;
+    for (Index i = 0; i < count; ++i) {
+        double sum = 0.0;
+#pragma GCC unroll 8
+        for (int j = 0; j < D; ++j) sum = multiply_add(static_cast<double>(x[i * D + j]), w[j], sum);
+        out[i] = sum + start;
+    }
+}
+
+// Rows of fewer than eight features: one chain each.
 template <class T>
 inline void multiply_narrow(const T* x, Index stride, Index count, Index d, const Product& product) {
+    if (product.w && product.stride == 1 && stride == d) {
+        switch (d) {
+            case 1: return multiply_dense<1>(x, count, product);
+            case 2: return multiply_dense<2>(x, count, product);
+            case 3: return multiply_dense<3>(x, count, product);
+            case 4: return multiply_dense<4>(x, count, product);
+            default: break;
+        }
+    }
     for (Index i = 0; i < count; ++i) {
         double sum = 0.0;
         for (Index j = 0; j < d; ++j) {
             const double entry = static_cast<double>(x[i * stride + j]);
-            sum += entry * (product.w ? product.w[j] : entry);
+            sum = multiply_add(entry, product.w ? product.w[j] : entry, sum);
         }
         product.out[i * product.stride] = sum + product.start;
     }

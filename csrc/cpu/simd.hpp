@@ -162,6 +162,16 @@ GRADHESS_INLINE V rounded(V product) {
     return product;
 }
 
+// a * b + c, rounded once where the processor can: for loops of which the compiler would fuse other operations in its
+// vectors than in what is left over.
+GRADHESS_INLINE double multiply_add(double a, double b, double c) {
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+    return __builtin_fma(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
 template <class T>
 GRADHESS_INLINE Vector<T> broadcast(T value) {
     return value - Vector<T>{};

@@ -32,6 +32,9 @@ inline constexpr Index kTeamMinWork = 400'000;
 // How far ahead of the rows being read the next ones are asked for.
 inline constexpr Index kPrefetchBytes = 16384;
 
+// The same where columns are the contiguous direction: a group of rows that is asked for while the one before is read.
+inline constexpr Index kAskedColumnsBytes = 512 * 1024;
+
 // Buffers of a thread in which finished blocks wait to be added to the total: threads meet once for as many blocks as
 // fit, and rarely enough that one that was put aside for a moment does not hold the others up.
 inline constexpr Index kBlockBufferBytes = 512 * 1024;
