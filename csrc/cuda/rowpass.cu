@@ -3,6 +3,7 @@
 
 #include "api.hpp"
 #include "device/launch.cuh"
+#include "device/row_types.cuh"
 
 namespace gradhess::cuda {
 namespace {
@@ -43,13 +44,10 @@ Status row_pass(const Block& block, const Panel& panel, void* workspace, void* s
     job.partial_squares = job.partial_sums + count * job.parameters;
     job.partial_totals = job.partial_squares + count * job.parameters;
     if (count > 0) {
-        Status status;
-        switch (block.dtype) {
-            case DType::f64: status = launch_as<double, double>(job, stream); break;
-            case DType::f32: status = launch_as<float, float>(job, stream); break;
-            case DType::f16: status = launch_as<device::Half, float>(job, stream); break;
-            case DType::bf16: status = launch_as<device::BFloat16, float>(job, stream); break;
-        }
+        const Status status = device::with_row_types(block.dtype, [&](auto types) {
+            using Types = decltype(types);
+            return launch_as<typename Types::Source, typename Types::Number>(job, stream);
+        });
         if (!status.ok()) return status;
     }
     device::LaunchShape shape;
