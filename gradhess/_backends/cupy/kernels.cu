@@ -15,6 +15,16 @@ typedef long long i64;
 #define WARP_BARRIER() __syncwarp()
 #endif
 
+// The entry of a table that a thread of `table` (launch.py) computes; of rows of k outputs its column is q width + j.
+struct Entry {
+    i64 row, column, q, j;
+};
+
+static __device__ Entry entry_of(i64 column_blocks, i64 width) {
+    const i64 column = ((i64)blockIdx.x % column_blocks) * blockDim.x + threadIdx.x;
+    return {(i64)blockIdx.x / column_blocks, column, column / width, column % width};
+}
+
 // eta[i, q] = sum_j x[i, j] coef[q, j] + intercept[q]: a warp for each row, 32 partial sums added in order of lanes.
 extern "C" __global__ void predictor(const T* x, i64 n, i64 d, i64 row_stride, i64 column_stride, const double* coef,
                                      const double* intercept, i64 k, double* eta) {
@@ -293,20 +303,16 @@ extern "C" __global__ void wait_weights(const double* weight, const signed char*
 // Rows of a linear layer, sum_t delta_t (x) a~_t: a thread for each entry, steps in order, in float64.
 extern "C" __global__ void outer_rows(const T* A, const T* D, const bool* mask, i64 n, i64 steps, i64 m, int unit,
                                       i64 k, T* out, i64 column_blocks) {
-    const i64 width = m + unit;
-    const i64 p = width * k;
-    const i64 column = ((i64)blockIdx.x % column_blocks) * blockDim.x + threadIdx.x;
-    const i64 i = (i64)blockIdx.x / column_blocks;
-    if (column >= p || i >= n) return;
-    const i64 q = column / width;
-    const i64 j = column % width;
+    const i64 p = (m + unit) * k;
+    const Entry at = entry_of(column_blocks, m + unit);
+    if (at.column >= p || at.row >= n) return;
     double sum = 0.0;
     for (i64 t = 0; t < steps; ++t) {
-        const i64 step = i * steps + t;
+        const i64 step = at.row * steps + t;
         if (mask && !mask[step]) continue;
-        sum += (double)D[step * k + q] * (j < m ? (double)A[step * m + j] : 1.0);
+        sum += (double)D[step * k + at.q] * (at.j < m ? (double)A[step * m + at.j] : 1.0);
     }
-    out[i * p + column] = (T)sum;
+    out[at.row * p + at.column] = (T)sum;
 }
 
 // Rows of an embedding: value t is added to the entry that ids[t] names. `out` is zero before.
@@ -324,13 +330,10 @@ extern "C" __global__ void group_sums(const T* x, i64 rows, i64 d, i64 row_strid
                                       const i64* offsets, const i64* indices, const double* slope,
                                       const double* factors, const double* shifts, const double* scale, i64 k,
                                       i64 groups, i64* bad, T* out, i64 column_blocks) {
-    const i64 width = d + unit;
-    const i64 p = width * k;
-    const i64 column = ((i64)blockIdx.x % column_blocks) * blockDim.x + threadIdx.x;
-    const i64 g = (i64)blockIdx.x / column_blocks;
-    if (column >= p || g >= groups) return;
-    const i64 q = column / width;
-    const i64 j = column % width;
+    const i64 p = (d + unit) * k;
+    const Entry at = entry_of(column_blocks, d + unit);
+    const i64 g = at.row;
+    if (at.column >= p || g >= groups) return;
     double sum = 0.0;
     for (i64 t = offsets[g]; t < offsets[g + 1]; ++t) {
         const i64 i = indices ? indices[t] : t;
@@ -338,10 +341,10 @@ extern "C" __global__ void group_sums(const T* x, i64 rows, i64 d, i64 row_strid
             atomicMin(bad, g);
             continue;
         }
-        double f = slope ? slope[i * k + q] : 1.0;
+        double f = slope ? slope[i * k + at.q] : 1.0;
         if (factors) f *= factors[t];
         if (shifts) f += shifts[t];
-        sum += f * (j < d ? (double)x[i * row_stride + j * column_stride] : 1.0);
+        sum += f * (at.j < d ? (double)x[i * row_stride + at.j * column_stride] : 1.0);
     }
-    out[g * p + column] = (T)(scale ? scale[g] * sum : sum);
+    out[g * p + at.column] = (T)(scale ? scale[g] * sum : sum);
 }
