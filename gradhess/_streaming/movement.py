@@ -14,7 +14,7 @@ from gradhess import _device_memory
 from gradhess._backends import layout as host_layout
 from gradhess._backends import registry
 from gradhess._backends.cupy import layout
-from gradhess._backends.cupy.launch import device_errors, to_host
+from gradhess._backends.cupy.launch import device_errors, set_from_host, to_host
 from gradhess._backends.cupy.moments import moments
 from gradhess._backends.cupy.rows import DeviceRows
 from gradhess._backends.protocol import ROWS, AnyArray, Structure
@@ -115,9 +115,9 @@ def to_device(
         _device_memory.require_stream(p, structure, accumulator)
         state = stream.state = moments(p, structure, centred=centred, dtype=accumulator)
         if state.scatter is not None:
-            state.scatter.set(np.ascontiguousarray(totals.scatter))  # type: ignore[attr-defined]
-        state.location.set(totals.location)  # type: ignore[attr-defined]
-        state.scalars.set(np.ascontiguousarray(totals.scalars[:_TOTALS]))  # type: ignore[attr-defined]
+            set_from_host(state.scatter, totals.scatter)
+        set_from_host(state.location, totals.location)
+        set_from_host(state.scalars, totals.scalars[:_TOTALS])
         state.counts[ROWS] = totals.counts[ROWS]
         stream.compute_dtype = host.compute_dtype
         if rows is not None:

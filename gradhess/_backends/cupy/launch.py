@@ -107,6 +107,12 @@ def to_host(array: Any) -> AnyArray:
     return copied
 
 
+def set_from_host(array: Any, values: Any) -> None:
+    """Overwrite an array of the device by one of the host, of the same shape and dtype."""
+    with device_errors("a copy to the device"):
+        array.set(np.ascontiguousarray(values))
+
+
 def empty(shape: Any, dtype: Any, what: str) -> Any:
     """Memory of the current device, from CuPy's pool."""
     count = int(np.prod(shape)) if isinstance(shape, tuple) else int(shape)

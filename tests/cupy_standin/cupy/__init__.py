@@ -94,14 +94,14 @@ def from_dlpack(array: Any, *, device: Any = None, copy: Any = None) -> ndarray:
 
 
 def _function(name: str) -> Any:
-    original = np
+    original: Any = np
     for part in name.split("."):
         original = getattr(original, part)
 
     def apply(*args: Any, out: Any = None, **kwargs: Any) -> Any:
         cuda.counts["launches"] += 1
         with np.errstate(all="ignore"):
-            result = original(*(_unwrap(value) for value in args), **kwargs)  # type: ignore[operator]
+            result = original(*(_unwrap(value) for value in args), **kwargs)
         if out is not None:
             out._host[...] = result
             return out

@@ -51,7 +51,7 @@ class RawModule:
     def __init__(self, code: str, *, options: tuple[str, ...] = (), backend: str = "nvrtc") -> None:
         assert all(isinstance(option, str) for option in options)
         self.code = code
-        self.type = re.search(r"#define T (\w+)", code).group(1)  # type: ignore[union-attr]
+        (self.type,) = re.findall(r"#define T (\w+)", code)
         self.kernels = {name: _parameters(text) for name, text in KERNEL.findall(code)}
         self._library: Any = None
 
