@@ -17,7 +17,7 @@ from gradhess._backends.cupy import layout
 from gradhess._backends.cupy.launch import device_errors, set_from_host, to_host
 from gradhess._backends.cupy.moments import moments
 from gradhess._backends.cupy.rows import DeviceRows
-from gradhess._backends.protocol import ROWS, AnyArray, Structure
+from gradhess._backends.protocol import LOSS, ROWS, AnyArray, Structure
 from gradhess._device_arrays import Place
 from gradhess._streaming import serial
 from gradhess._streaming.device_stream import DeviceStream, from_host
@@ -54,6 +54,7 @@ def pack(stream: MomentStream | DeviceStream) -> Packed:
             "scalars": np.concatenate([to_host(state.scalars), np.zeros(3)]),
             "counts": np.array([int(state.counts[ROWS]), 0]),
         }
+        arrays["scalars"][LOSS] = 0  # rows that waited came without theirs
         arrays["counts"][ROWS] -= inside  # rows that were skipped count nowhere but in n_samples_skipped
         if state.scatter is not None:
             scatter = to_host(state.scatter)

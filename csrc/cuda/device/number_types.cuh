@@ -2,9 +2,11 @@
 // float32 (ties to even; overflow goes to infinity, as in IEEE 754).
 #pragma once
 
-#include <cstring>
-
 #include "platform.cuh"
+
+#if defined(GRADHESS_CUDA_EMULATOR)
+#include <cstring>
+#endif
 
 namespace gradhess::cuda::device {
 

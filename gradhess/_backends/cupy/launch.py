@@ -38,9 +38,12 @@ def cupy() -> Any:
 @cache
 def _module(dtype: np.dtype[Any], extra: str) -> Any:
     source = resources.files("gradhess._backends.cupy").joinpath("kernels.cu").read_text("utf-8")
-    return cupy().RawModule(
-        code=f"#define T {_TYPES[dtype]}\n{source}{extra}", options=_OPTIONS, backend="nvrtc"
-    )
+    return raw_module(f"#define T {_TYPES[dtype]}\n{source}{extra}")
+
+
+def raw_module(source: str, *options: str) -> Any:
+    """CUDA source, compiled by NVRTC on first use, once for each device; CuPy keeps what it compiled in files."""
+    return cupy().RawModule(code=source, options=(*_OPTIONS, *options), backend="nvrtc")
 
 
 @cache
