@@ -8,7 +8,7 @@ from emulated_cuda import why_not
 from test_cuda_backend import gpu as plain_gpu
 from test_cuda_backend import module
 from test_cuda_public import gpu
-from test_gpu_stream import bits
+from test_gpu_stream import KINDS_OF_CALLS, OutOfMemory, bits, calls_that_fill_blocks
 
 import gradhess as gh
 from gradhess._backends.cupy import layout
@@ -111,3 +111,21 @@ def test_diagonals(gpu, d, dtype):
     X = (100 * features(d)).astype(dtype)
     weights = gpu.array(np.random.default_rng(2).uniform(0.5, 2, N))
     same_bits(lambda i: gpu.array(X[i]), weights, structure="diagonal")
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_CALLS)
+def test_memory_that_runs_out_anywhere(gpu, monkeypatch, kind):
+    """Where no copy of the accumulators is kept; where one is, tests/test_gpu_stream.py shows it for both engines."""
+    if not gpu.is_standin:
+        pytest.skip("memory of a device does not run out on demand")
+    d = 135
+    monkeypatch.setattr(layout, "SNAPSHOT_PARAMETERS", 100)
+    options, first, arguments = calls_that_fill_blocks(gpu, d, 330)[kind]
+
+    def make():
+        return gh.StreamingCovariance(**options).partial_fit(first)
+
+    memory = OutOfMemory(gpu, monkeypatch)
+    failed, cov = memory.fails_at_each(make, lambda one: one.partial_fit(*arguments))
+    assert failed > 4 or kind == "few rows"
+    assert bits(cov) == bits(make().partial_fit(*arguments))

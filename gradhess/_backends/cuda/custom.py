@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from gradhess._backends.cupy.custom import Untranslatable, translated
-from gradhess._backends.cupy.launch import device_errors, raw_module
+from gradhess._backends.cupy.launch import device_errors, raw_module, rehearsing
 from gradhess._backends.custom_loss import require_second
 from gradhess._backends.protocol import Rows
 
@@ -82,6 +82,9 @@ def _launch(
 ) -> None:
     with device_errors("a kernel over a custom loss"):
         kernel = compiled(code, names, function, job, bounds)
+        if rehearsing():
+            kernel.compile()
+            return
         if shared_bytes > STATIC_SHARED:
             kernel.max_dynamic_shared_size_bytes = shared_bytes
         # A struct is passed by value as an array of one item of that many bytes.

@@ -17,7 +17,7 @@ from gradhess._backends.cupy.accuracy import CHOSEN
 from gradhess._backends.cupy.cublas_engine import CublasEngine, CublasPanel, scale_rows
 from gradhess._backends.cupy.engine import NO_BAD_ROW, Accuracy, Block, DeviceArray, Engine, Panel
 from gradhess._backends.cupy.kronecker import kronecker_sums
-from gradhess._backends.cupy.launch import cupy, device_errors, empty, flat, table, zeros
+from gradhess._backends.cupy.launch import cupy, device_errors, empty, flat, rehearsing, table, zeros
 from gradhess._backends.cupy.moments import DeviceMoments, begin, close, commit, join, reserve
 from gradhess._backends.cupy.outer import OuterGram
 from gradhess._backends.cupy.pairs import pair_dependence
@@ -156,9 +156,10 @@ class CupyBackend(Products, OuterGram):
 
     def merge(self, state: MomentState, other: MomentState) -> None:
         mine, theirs = _device(state), _device(other)
-        if mine.scatter is not None:
+        reserve(mine)
+        nothing = zeros(mine.n_parameters, FLOAT64, "a merge")  # before anything is added
+        if mine.scatter is not None and not rehearsing():
             cupy().add(mine.scatter, theirs.scatter, out=mine.scatter)
-        nothing = zeros(mine.n_parameters, FLOAT64, "a merge")
         sums, shift = (nothing, theirs.location) if mine.centred else (theirs.location, None)
         join(mine, sums, theirs.scalars, shift, nothing)
         mine.counts += theirs.counts

@@ -17,7 +17,17 @@ import numpy as np
 
 from gradhess._backends.cupy import layout
 from gradhess._backends.cupy.engine import Accuracy, Block, DeviceArray, Panel
-from gradhess._backends.cupy.launch import SEGMENT, THREADS, cupy, device_errors, empty, flat, launch, table
+from gradhess._backends.cupy.launch import (
+    SEGMENT,
+    THREADS,
+    cupy,
+    device_errors,
+    empty,
+    flat,
+    launch,
+    rehearsing,
+    table,
+)
 from gradhess._backends.cupy.slopes import plain, row_weights, slopes, strides
 from gradhess._backends.protocol import FLOAT32, FLOAT64, Rows
 
@@ -285,6 +295,8 @@ def _products(
     ``out`` is row-major; ``packed``: it begins at (first, first), else it is the whole scatter. For cuBLAS, which
     counts by columns, a row-major matrix is its own transpose: out^T = rows^T other becomes an N, T product.
     """
+    if rehearsing():
+        return
     cublas, dtype = cupy().cuda.cublas, rows.dtype
     gemm = cublas.sgemm if dtype == FLOAT32 else cublas.dgemm
     size = rows.itemsize

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from gradhess._backends.cupy import layout
 from gradhess._backends.cupy.engine import NO_BAD_ROW, DeviceArray
-from gradhess._backends.cupy.launch import cupy, empty, flat, launch, table, zeros
+from gradhess._backends.cupy.launch import cupy, empty, flat, launch, rehearsing, table, zeros
 from gradhess._backends.protocol import FLOAT64, ROWS, MomentState, Structure
 
 
@@ -102,10 +102,13 @@ def has_snapshot(state: DeviceMoments) -> bool:
 
 
 def begin(state: DeviceMoments) -> bool:
-    """Begin a call. False where the caller must check all rows (``bad``), and then ``close``, before adding any."""
-    state.call += 1
+    """Begin a call. False where the caller must check all rows (``bad``), and then ``close``, before adding any.
+
+    ``state.call`` goes up when all copies are there: what fails before that has nothing to put back.
+    """
     state.bad.fill(NO_BAD_ROW)
     if not has_snapshot(state):
+        state.call += 1
         return False
     arrays = state.accumulators()
     if len(state.snapshot) != len(arrays) or any(
@@ -114,6 +117,7 @@ def begin(state: DeviceMoments) -> bool:
         state.snapshot = [(array, cupy().empty_like(array)) for array in arrays]
     for array, copy in state.snapshot:
         copy[...] = array
+    state.call += 1
     return True
 
 
@@ -171,4 +175,5 @@ def join(
         flat("correct_diagonal", scatter.dtype, p, scatter, p, squares, own, sums, delta, factor)
     elif scatter is not None and state.centred:
         table("correct", scatter.dtype, p, p, scatter, p, own, sums, delta, factor)
-    cupy().add(state.scalars, totals, out=state.scalars)
+    if not rehearsing():
+        cupy().add(state.scalars, totals, out=state.scalars)

@@ -197,6 +197,9 @@ class EmulatedKernel:
     def __init__(self, module: EmulatedModule) -> None:
         self.module = module
 
+    def compile(self) -> None:
+        self.module.library()
+
     def __call__(
         self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0
     ) -> None:
