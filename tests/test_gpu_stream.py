@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 import gradhess as gh
+from gradhess._backends import registry
 from gradhess._backends.cupy import layout
 from gradhess._streaming import host_feed
 from gradhess.errors import (
+    DeviceError,
     DeviceMemoryError,
     InputError,
     NonFiniteError,
@@ -88,9 +90,11 @@ def test_long_blocks_and_buffers_that_grow(gpu, monkeypatch):
     close(cov.covariance_, gh.StreamingCovariance().fit(rows, parts).covariance_, 2.0**-24)
 
 
-@pytest.mark.parametrize("d", [1, 17, 65, 129, 1100])
-@pytest.mark.parametrize("n", [1, 63, 300])
+@pytest.mark.parametrize("d", [1, 17, 65, 129, 1000, 1100])
+@pytest.mark.parametrize("n", [1, 63, 300, 16385])
 def test_odd_sizes(gpu, n, d):
+    if gpu.is_standin and registry.active_device().name == "cuda" and n * d > 400_000:
+        pytest.skip("too many numbers for the emulator")
     X = data(n, d)
     cov = gh.StreamingCovariance().partial_fit(gpu.array(X[: n // 2])).partial_fit(gpu.array(X[n // 2 :]))
     host = gh.StreamingCovariance().fit(X)
@@ -437,6 +441,48 @@ def test_memory_that_runs_out_in_a_merge_or_with_rows_of_the_host(gpu, monkeypat
         like = make()
         call(like)
         assert bits(cov) == bits(like)
+
+
+@pytest.mark.parametrize("copied", [True, False])
+@pytest.mark.parametrize("kernel", ["correct", "fold_block"])
+def test_a_device_that_fails_is_never_a_wrong_result(gpu, monkeypatch, kernel, copied):
+    """The second block fails after its product was added: with a copy all is as before, without one it is an error."""
+    if not gpu.is_standin:
+        pytest.skip("a device does not fail on demand")
+    from cupy._raw import RawKernel
+
+    monkeypatch.setattr(layout, "SNAPSHOT_PARAMETERS", 100 if copied else 10)
+    for name in ("BLOCK_ROWS", "STREAM_ROWS", "BATCH_ROWS"):
+        monkeypatch.setattr(layout, name, 256)
+    X = data(900, 20)
+    cov = gh.StreamingCovariance().partial_fit(gpu.array(X[:300]))
+    before = bits(cov)
+    launch, left = RawKernel.__call__, [1]
+
+    def fail(self, *args, **rest):
+        if self.name == kernel:
+            left[0] -= 1
+            if left[0] < 0:
+                raise gpu.cupy.cuda.runtime.CUDARuntimeError(700)
+        return launch(self, *args, **rest)
+
+    monkeypatch.setattr(RawKernel, "__call__", fail)
+    with pytest.raises(DeviceError, match="cudaError 700"):
+        cov.partial_fit(gpu.array(X[300:]))
+    monkeypatch.setattr(RawKernel, "__call__", launch)
+    if copied:
+        assert bits(cov) == before
+        return
+    for use in (
+        bits,
+        lambda one: one.covariance_,
+        lambda one: one.partial_fit(gpu.array(X)),
+        lambda one: one.copy(),
+    ):
+        with pytest.raises(DeviceError, match="left half of a block"):
+            use(cov)
+    cov.reset()
+    assert bits(cov.partial_fit(gpu.array(X[:300]))) == before
 
 
 def test_memory_that_runs_out_in_the_first_call(gpu, monkeypatch):

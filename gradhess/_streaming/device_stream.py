@@ -32,7 +32,7 @@ from gradhess._backends.cupy.rows import DeviceRows
 from gradhess._backends.protocol import FLOAT64, ROWS, Rows, Structure
 from gradhess._device_arrays import Place
 from gradhess._gradients.device.base import device_backend
-from gradhess.errors import InputError, NonFiniteError
+from gradhess.errors import DeviceError, InputError, NonFiniteError
 
 SIDES: Final = 3
 """Buffers for waiting rows: the one before the call, and two that it goes back and forth between."""
@@ -97,6 +97,11 @@ class DeviceStream:
     def ordered(self) -> Iterator[None]:
         """On the device, in the caller's stream, after whatever was queued for this object before."""
         with self.lock, self.place:
+            if self.state is not None and self.state.torn:
+                raise DeviceError(
+                    "an error of the device, or an interrupt, left half of a block of rows in these sums, and above "
+                    f"{layout.SNAPSHOT_PARAMETERS} parameters there is no copy to go back to: start again (reset())"
+                )
             events = cupy().cuda
             if self._done is None:
                 self._done = events.Event(disable_timing=True)
@@ -188,7 +193,11 @@ class DeviceStream:
 
     @contextmanager
     def _all_or_nothing(self, n_parameters: int) -> Iterator[DeviceMoments]:
-        """The state, made if there is none; all is as it was before if what is done within fails on the host."""
+        """The state, made if there is none; all is as it was before if what is done within fails on the host.
+
+        Where no copy is kept and a block was added, which only an error of the device or an interrupt can leave behind,
+        whole blocks stay and are counted; half a block makes the stream unusable.
+        """
         is_new = self.state is None
         if self.state is None:
             self.state = moments(n_parameters, self.structure, centred=self.centred, dtype=self.accumulator)
@@ -199,12 +208,15 @@ class DeviceStream:
         try:
             yield state
         except BaseException:
+            if not has_snapshot(state) and (state.torn or (state.counts != counts).any()):
+                raise
             self.compute_dtype, self._buffers, self._weights, self.waiting, self._side = kept
             self._skipped = skipped
             if state.call != call and has_snapshot(state):
                 for array, copy in state.snapshot:
                     array[...] = copy
             state.counts[...] = counts
+            state.torn = False
             if is_new:
                 self._forget()
             raise
@@ -216,8 +228,8 @@ class DeviceStream:
         state = self.state
         assert state is not None
         block, side = layout.block_rows(state.n_parameters), self._side
-        most, counts = min(rows.n_samples, block), state.counts.copy()
-        with rehearsal():
+        most = min(rows.n_samples, block)
+        with rehearsal(), _counts_kept(state):
             mask = self._mask(backend, rows, weights, state) if skip else None
             weighted = weights is not None or mask is not None
             self._make_room(side, min(self.waiting + n_rows, block), block, weighted=weighted)
@@ -232,7 +244,6 @@ class DeviceStream:
                 backend.add_rows(waited, _part(self._weights[side], 0, block), state, first_row=BUFFERED)
             if most == block and mask is None and rows.compute_dtype == self.compute_dtype:
                 backend.add_rows(part, given, state, first_row=0)
-        state.counts[...] = counts
 
     def _mask(
         self, backend: CupyBackend, rows: Rows, weights: DeviceArray | None, state: DeviceMoments
@@ -394,12 +405,10 @@ class DeviceStream:
                 self._kept_side = self._side
                 if self.waiting:
                     begin(state)  # these rows were looked at when they came
-                    counts, waiting = state.counts.copy(), self.waiting_rows()
                     for _ in range(2):
-                        with rehearsal():
-                            backend.add_rows(*waiting, state, first_row=BUFFERED)
+                        with rehearsal(), _counts_kept(state):
+                            backend.add_rows(*self.waiting_rows(), state, first_row=BUFFERED)
                             backend.merge(state, theirs)
-                        state.counts[...] = counts
                     self._flush(backend, state)
                 backend.merge(state, theirs)
             self.skipped_before += other.skipped_before
@@ -420,6 +429,15 @@ class DeviceStream:
             new._done = cupy().cuda.Event(disable_timing=True)
             new._done.record()
         return new
+
+
+@contextmanager
+def _counts_kept(state: DeviceMoments) -> Iterator[None]:
+    kept = state.counts.copy()
+    try:
+        yield
+    finally:
+        state.counts[...] = kept
 
 
 def _part(array: DeviceArray | None, start: int, stop: int) -> DeviceArray | None:

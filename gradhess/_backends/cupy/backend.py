@@ -93,12 +93,14 @@ class CupyBackend(Products, OuterGram):
         engine = self.engine
         panel = self._panel(engine, rows, state)
         diagonal = state.structure != "full"
+        state.torn = not rehearsing()
         if diagonal or not engine.fused(block, panel, state.scatter):
             engine.prepare(block, panel, squares=diagonal)
             if not diagonal:
                 engine.rank_update(panel, state.scatter)
         join(state, panel.sums, panel.totals, shift, panel.squares if diagonal else None)
         state.counts[ROWS] += rows.n_samples
+        state.torn = False
 
     def _panel(self, engine: Engine, rows: Rows, state: DeviceMoments) -> Panel:
         key = (engine.name, rows.compute_dtype, self.accuracy)

@@ -38,6 +38,8 @@ class DeviceMoments(MomentState):
     """(accumulator, its copy)."""
     panels: dict[Any, Any] = field(default_factory=dict)
     """Memory of the engines, kept between calls."""
+    torn: bool = False
+    """A block is being added: what fails on the host meanwhile leaves half of it."""
 
     @property
     def slab_rows(self) -> int:
