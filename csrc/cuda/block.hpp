@@ -42,11 +42,11 @@ struct Block {
     const Index* gate = nullptr;      // (1,); a number >= 0 makes all rows zero
     Index first_row = 0;              // added to the index of a row in `bad`
 
-    Index width() const { return features + (unit_column ? 1 : 0); }
-    Index parameters() const { return width() * (kind == RowKind::gradient ? outputs : 1); }
+    GRADHESS_HOST_DEVICE Index width() const { return features + (unit_column ? 1 : 0); }
+    GRADHESS_HOST_DEVICE Index parameters() const { return width() * (kind == RowKind::gradient ? outputs : 1); }
     // Whether the kernel evaluates a loss.
     GRADHESS_HOST_DEVICE bool predicted() const { return loss != Loss::none && !slopes; }
-    bool weighted() const { return weights != nullptr || kind == RowKind::hessian; }
+    GRADHESS_HOST_DEVICE bool weighted() const { return weights != nullptr || kind == RowKind::hessian; }
 };
 
 // Where the row pass writes. Pointers that are null are not written.
@@ -70,6 +70,6 @@ struct Panel {
     Index* bad = nullptr;          // (1,): lowered to the first row that is not finite
 };
 
-inline bool computes_in_float(DType dtype) { return dtype != DType::f64; }
+GRADHESS_HOST_DEVICE inline bool computes_in_float(DType dtype) { return dtype != DType::f64; }
 
 }  // namespace gradhess::cuda

@@ -35,27 +35,27 @@ constexpr Index kMostTileRows = 128;
 constexpr Index kMostParameters = 128;
 constexpr Index kMostSegments = 528;  // four for each of 132 multiprocessors
 
-inline Index tile_pitch(Index features, Index item_bytes) {
+GRADHESS_HOST_DEVICE inline Index tile_pitch(Index features, Index item_bytes) {
     const Index bytes = features * item_bytes;
     return ((bytes + 95) / 128 * 128 + 32) / item_bytes;
 }
 
-inline Index tile_rows(Index features, Index item_bytes) {
+GRADHESS_HOST_DEVICE inline Index tile_rows(Index features, Index item_bytes) {
     Index rows = kMostTileRows;
     while (rows * tile_pitch(features, item_bytes) * item_bytes > kTileBytes) rows /= 2;
     return rows;
 }
 
-inline Index segment_rows(Index samples) {
+GRADHESS_HOST_DEVICE inline Index segment_rows(Index samples) {
     return ((samples + kMostSegments - 1) / kMostSegments + kMostTileRows - 1) / kMostTileRows * kMostTileRows;
 }
 
-inline Index segments(Index samples) {
+GRADHESS_HOST_DEVICE inline Index segments(Index samples) {
     return samples == 0 ? 0 : (samples + segment_rows(samples) - 1) / segment_rows(samples);
 }
 
 // Squares of 8 along a side: 4, 8 or 16.
-inline int squares(Index parameters) { return parameters <= 32 ? 4 : parameters <= 64 ? 8 : 16; }
+GRADHESS_HOST_DEVICE inline int squares(Index parameters) { return parameters <= 32 ? 4 : parameters <= 64 ? 8 : 16; }
 
 GRADHESS_HOST_DEVICE_INLINE Index part_doubles(int side) {
     return Index{side} * (side + 1) / 2 * kSquareEntries + side * kSquare + 3;
@@ -132,7 +132,7 @@ GRADHESS_DEVICE void multiply_tile(const Job& job, const Source* tile, const T* 
                 g = column < block.features ? device::convert<T>(tile[row * job.rows.staged_pitch + column]) : T(1);
                 if (gradient) g = device::rounded_product(factor, g);
                 if (ROLE == 0 && not_finite(g)) bad = first + row < bad ? first + row : bad;
-                g -= shift[column];
+                g = device::difference(g, shift[column]);
             }
             z[t] = device::to_double(g);
         }

@@ -36,13 +36,13 @@ constexpr Index kMostStagedBytes = kTileBytes / kLeastTileRows;  // of a row
 constexpr int kAdders = kWarps;
 constexpr Index kNoBadRow = 0x7fffffffffffffff;
 
-inline Index staged_pitch(Index features, Index item_bytes) {
+GRADHESS_HOST_DEVICE inline Index staged_pitch(Index features, Index item_bytes) {
     const Index per_piece = 16 / item_bytes;
     return (features + per_piece - 1) / per_piece * per_piece;
 }
 
 // Rows of a tile: a power of two that divides kSegmentRows; of unstaged rows, a whole segment.
-inline Index tile_rows(Index features, Index item_bytes) {
+GRADHESS_HOST_DEVICE inline Index tile_rows(Index features, Index item_bytes) {
     const Index row_bytes = staged_pitch(features, item_bytes) * item_bytes;
     if (row_bytes > kMostStagedBytes) return kSegmentRows;
     Index rows = kMostTileRows;
@@ -50,14 +50,14 @@ inline Index tile_rows(Index features, Index item_bytes) {
     return rows;
 }
 
-inline bool staged(Index features, Index item_bytes) {
+GRADHESS_HOST_DEVICE inline bool staged(Index features, Index item_bytes) {
     return staged_pitch(features, item_bytes) * item_bytes <= kMostStagedBytes;
 }
 
-inline Index segments(Index samples) { return (samples + kSegmentRows - 1) / kSegmentRows; }
+GRADHESS_HOST_DEVICE inline Index segments(Index samples) { return (samples + kSegmentRows - 1) / kSegmentRows; }
 
 // Threads beside each other on column pairs: a power of two.
-inline int column_threads(Index pitch) {
+GRADHESS_HOST_DEVICE inline int column_threads(Index pitch) {
     int threads = 1;
     while (threads < kThreads && 2 * threads < pitch) threads *= 2;
     return threads;
@@ -77,13 +77,15 @@ struct Job {
     double* partial_totals;
 };
 
-inline Index shared_bytes(const Job& job, Index item_bytes, bool staged) {
+GRADHESS_HOST_DEVICE inline Index shared_bytes(const Job& job, Index item_bytes, bool staged) {
     const Index tile = staged ? job.tile_rows * job.staged_pitch * item_bytes : 0;
     const Index per_row = 8 * (1 + (job.block.kind == RowKind::gradient ? job.block.outputs : 0));
     return tile + job.tile_rows * per_row + 2 * 8 * kThreads;
 }
 
-inline Index workspace_doubles(Index samples, Index parameters) { return segments(samples) * (2 * parameters + 3); }
+GRADHESS_HOST_DEVICE inline Index workspace_doubles(Index samples, Index parameters) {
+    return segments(samples) * (2 * parameters + 3);
+}
 
 template <class T>
 struct alignas(2 * sizeof(T)) Pair {  // written by one instruction
@@ -163,7 +165,7 @@ struct RowTerms {
 
 template <class Losses>
 GRADHESS_DEVICE RowTerms row_terms(const Block& block, Index row, double eta) {
-    const double y = block.y_is_float ? static_cast<double>(static_cast<const float*>(block.y)[row])
+    const double y = block.y_is_float ? device::to_double(static_cast<const float*>(block.y)[row])
                                       : static_cast<const double*>(block.y)[row];
     const LossTerms terms = Losses::evaluate(block, eta, y);
     const double c = block.loss_weight ? block.loss_weight[row] : 1.0;
@@ -189,7 +191,7 @@ GRADHESS_DEVICE FinishedRow finish_row(const Job& job, Index row, Index i, doubl
     if (block.values) value = block.values[row];
     if (block.slopes) {
         if (gradient) {
-            for (Index q = 0; q < k; ++q) slope[i * k + q] = static_cast<T>(block.slopes[row * k + q]);
+            for (Index q = 0; q < k; ++q) slope[i * k + q] = device::narrowed<T>(block.slopes[row * k + q]);
         } else {
             w *= block.slopes[row];
         }
@@ -198,7 +200,7 @@ GRADHESS_DEVICE FinishedRow finish_row(const Job& job, Index row, Index i, doubl
         valid = terms.valid;
         value = terms.value;
         if (gradient) {
-            slope[i] = static_cast<T>(terms.first);
+            slope[i] = device::narrowed<T>(terms.first);
         } else {
             w *= terms.second;
         }
@@ -215,11 +217,11 @@ template <bool HALF>
 GRADHESS_DEVICE std::uint16_t narrow(float value, float& rest) {
     if constexpr (HALF) {
         const device::Half bits = device::round_to<device::Half>(value);
-        rest = value - device::to_float(bits);
+        rest = device::difference(value, device::to_float(bits));
         return bits.bits;
     } else {
         const device::BFloat16 bits = device::round_to<device::BFloat16>(value);
-        rest = value - device::to_float(bits);
+        rest = device::difference(value, device::to_float(bits));
         return bits.bits;
     }
 }
@@ -385,7 +387,7 @@ GRADHESS_DEVICE void pass_rows(const Job& job) {
                 const T g_left = row_entry<T>(job, reader, left, i, slope);
                 const T g_right = row_entry<T>(job, reader, right, i, slope);
                 if (not_finite(g_left) || not_finite(g_right)) bad = first + i < bad ? first + i : bad;
-                Pair<T> z{g_left - left_shift, g_right - right_shift};
+                Pair<T> z{device::difference(g_left, left_shift), device::difference(g_right, right_shift)};
                 if (closed) z = {T(0), T(0)};
                 write_pair(panel, first + i, column, z);
                 const double w = weight[i];

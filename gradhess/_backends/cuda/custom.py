@@ -27,8 +27,6 @@ Launch: TypeAlias = Callable[[str, str, str, int, int, int, bytes], None]
 shared memory, the argument) of csrc/cuda/run_time.hpp."""
 
 HEADERS: Final = ("narrow.cuh", "row_slopes.cuh")
-OPTIONS: Final = ("--device-as-default-execution-space",)
-"""Functions of the host in the headers would be errors else."""
 STATIC_SHARED: Final = 48 << 10
 """Bytes of shared memory that a kernel has without asking for more."""
 
@@ -94,7 +92,7 @@ def _launch(
 
 @lru_cache(maxsize=256)
 def compiled(code: str, names: tuple[str, str], function: str, job: str, bounds: str) -> Any:
-    return raw_module(source(code, names, function, job, bounds), *OPTIONS).get_function("custom_rows")
+    return raw_module(source(code, names, function, job, bounds)).get_function("custom_rows")
 
 
 def source(code: str, names: tuple[str, str], function: str, job: str, bounds: str) -> str:

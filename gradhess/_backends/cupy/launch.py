@@ -59,9 +59,9 @@ def _module(dtype: np.dtype[Any], extra: str) -> Any:
     return raw_module(f"#define T {_TYPES[dtype]}\n{source}{extra}")
 
 
-def raw_module(source: str, *options: str) -> Any:
+def raw_module(source: str) -> Any:
     """CUDA source, compiled by NVRTC on first use, once for each device; CuPy keeps what it compiled in files."""
-    return cupy().RawModule(code=source, options=(*_OPTIONS, *options), backend="nvrtc")
+    return cupy().RawModule(code=source, options=_OPTIONS, backend="nvrtc")
 
 
 @cache
