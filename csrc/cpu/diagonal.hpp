@@ -14,9 +14,6 @@ namespace gradhess::cpu::GRADHESS_ISA {
 
 inline constexpr int kChains = 4;
 
-// Rows of so many bytes are summed by eights, others by groups (a Zen 4: 1.2 times as fast in float64 from there on).
-inline constexpr Index kWideRowBytes = 4096;
-
 template <class T>
 struct SlabColumns {
     const T* x;  // the first column of the first row of a group
@@ -97,7 +94,7 @@ __attribute__((noinline)) void add_slab_group(const SlabColumns<T>& at, Index d,
     constexpr int every = SCALED ? 2 : 1;  // predictions have asked for some already
     const char* ahead = at.ahead;
     // Of wide rows few at a time: they lie in the same sets of the L1 cache.
-    const Index most = d * static_cast<Index>(sizeof(T)) < kWideRowBytes ? at.count : kTreeRows;
+    const Index most = d * static_cast<Index>(sizeof(T)) < tuning::kWideRowBytes ? at.count : kTreeRows;
     for (Index i = 0; i < at.count; i += most) {
         SlabColumns<T> rows = at;
         rows.ahead = ahead;

@@ -12,9 +12,6 @@
 namespace gradhess::cpu {
 namespace {
 
-// Entries that a thread checks at a time; starting a thread costs as much as so many.
-constexpr Index kCheckedValues = 65536;
-
 // Rows of a job: fewer where they are wide, so that there are jobs for all threads. Whole slabs.
 Index job_rows(const Rows& rows) {
     const Index wanted = tuning::kRowJobBytes / std::max<Index>(1, rows.features * 8);
@@ -87,13 +84,13 @@ Index first_nonfinite(const Rows& rows, const double* weights, int threads, cons
 }
 
 bool all_finite(const double* values, Index count, int threads) {
-    const Index jobs = (count + kCheckedValues - 1) / kCheckedValues;
+    const Index jobs = (count + tuning::kCheckedValues - 1) / tuning::kCheckedValues;
     const int team = static_cast<int>(std::min<Index>(std::max(1, threads), jobs));
     std::atomic<bool> finite{true};
 #pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
     for (Index j = 0; j < jobs; ++j) {
-        const double* from = values + j * kCheckedValues;
-        const Index n = std::min(kCheckedValues, count - j * kCheckedValues);
+        const double* from = values + j * tuning::kCheckedValues;
+        const Index n = std::min(tuning::kCheckedValues, count - j * tuning::kCheckedValues);
         double zero[8] = {};  // stays zero unless a value makes it NaN
         Index i = 0;
         for (; i + 8 <= n; i += 8)

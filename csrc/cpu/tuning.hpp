@@ -1,5 +1,6 @@
-// Every tuning constant of the CPU kernels. Results do not depend on any of them: the order of summation is fixed by
-// Layout in job.hpp. See bench/README.md for how they were measured.
+// Every tuning constant of the CPU kernels, but for the shapes that registers dictate, which stand beside the loops
+// that have them. Results do not depend on any of them: the order of summation is fixed by Layout in job.hpp. See
+// bench/README.md for how they were measured.
 #pragma once
 
 #include "job.hpp"
@@ -74,6 +75,12 @@ inline constexpr Index kSlabScattersBytes = 1024 * 1024;
 // Rows per job of the row-wise operations (norms, products with vectors, the scan for values that are not finite).
 inline constexpr Index kRowJob = 4096;
 inline constexpr Index kRowJobBytes = 2048 * 1024;  // fewer where they take more bytes (as float64)
+
+// Rows of so many bytes are summed by eights, others by groups (a Zen 4: 1.2 times as fast in float64 from there on).
+inline constexpr Index kWideRowBytes = 4096;
+
+// Entries that a thread checks at a time; starting a thread costs as much as so many.
+inline constexpr Index kCheckedValues = 65536;
 
 // A thread keeps its workspace between calls up to this size, so a stream allocates nothing once it runs.
 inline constexpr std::size_t kKeptWorkspaceBytes = 32u << 20;
