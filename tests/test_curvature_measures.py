@@ -368,3 +368,27 @@ def test_the_command_says_what_it_needs(monkeypatch):
     result = CliRunner().invoke(app, ["curvature"])
     assert result.exit_code == 1
     assert "torch is not installed: pip install torch scikit-learn" in result.output
+
+
+@pytest.mark.parametrize(
+    ("seed", "error", "message"),
+    [
+        (-1, InputError, "rng is -1; a seed must not be negative"),
+        ("a", InputTypeError, "rng must be an integer seed or a numpy.random.Generator, not str"),
+        (1.5, InputTypeError, "not float"),
+        (None, InputTypeError, "not NoneType"),
+    ],
+)
+def test_bad_seeds(seed, error, message):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((40, 4))
+    found = cv.glm_curvature(X, (X[:, 0] > 0).astype(float), np.ones(4), "logistic")
+    samples = cv.LayerSamples(X, rng.standard_normal((40, 2)), np.tile(np.eye(2), (40, 1, 1)))
+    for ask in (
+        lambda rng: cv.commutator(found.C, found.H, rng=rng),
+        lambda rng: cv.analyze(found, rng=rng),
+        lambda rng: cv.layer_spectrum(samples, 2, rng=rng),
+    ):
+        ask(np.random.default_rng(0))
+        with pytest.raises(error, match=message):
+            ask(seed)

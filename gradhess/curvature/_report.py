@@ -180,7 +180,7 @@ def analyze(
 
     vectors = curvature.eigenvectors
     K = vectors.T @ curvature.C @ vectors
-    generator = np.random.default_rng(rng)
+    generator = _checks.generator(rng)
     relative, product = _commutators(K, d.H, count, generator)
     i0, i1 = _checks.window((0, used) if window is None else window, p)
     within, _ = _commutators(K[i0:i1, i0:i1], d.H[i0:i1], count, generator)

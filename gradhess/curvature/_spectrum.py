@@ -59,7 +59,7 @@ def layer_spectrum(
             f"k is {count}, but the layer has {p} parameters: k must be below; use layer_curvature"
         )
     accuracy = _checks.number(tolerance, "tolerance", minimum=0.0)
-    values, vectors = _lanczos(source, shape, n, count, accuracy, np.random.default_rng(rng))
+    values, vectors = _lanczos(source, shape, n, count, accuracy, _checks.generator(rng))
     order = np.argsort(-values, kind="stable")
     values, vectors = values[order], np.ascontiguousarray(vectors[:, order])
     M, C, kappa = _diagonals(source, shape, n, vectors)
