@@ -138,3 +138,8 @@ def test_the_report_without_a_signal(tmp_path):
     assert quiet.noise == 0
     for nothing in (report, silent, quiet):  # a warning is an error here
         nothing.plot(tmp_path / "nothing.png")
+
+
+def test_repr_of_the_models():
+    assert repr(LinearModel([1.0, 2.0, 3.0])) == "<LinearModel: 3 features>"
+    assert repr(TanhNetwork(3, 7)) == "<TanhNetwork: 3 features, width 7>"

@@ -291,3 +291,9 @@ def test_inputs_that_are_no_tensors(data):
 
     with pytest.raises(InputTypeError, match="the input of the dataset is a dict"):
         RegressionOracle(network(), Pairs(*data), 8)
+
+
+def test_repr(data):
+    oracle = RegressionOracle(network(), data, 8, reduction="half_mean")
+    expected = "Sequential, 26 parameters, 200 samples, batch_size=8, reduction='half_mean'"
+    assert repr(oracle) == f"<RegressionOracle: {expected}>"

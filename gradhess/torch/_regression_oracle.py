@@ -101,6 +101,12 @@ class RegressionOracle:
             with torch.no_grad():
                 self._predicted(x, y)
 
+    def __repr__(self) -> str:
+        return (
+            f"<RegressionOracle: {type(self.model).__name__}, {self.n_params:,} parameters, {self._size:,} samples, "
+            f"batch_size={self.batch_size}, reduction={self.reduction!r}>"
+        )
+
     @property
     def n_params(self) -> int:
         """d, the entries of all chosen parameters."""
