@@ -11,7 +11,7 @@ from informativeness_case import INPUTS, MODEL, TARGET, N, Q, exact
 
 from gradhess import _memory
 from gradhess import informativeness as inf
-from gradhess.errors import InputError, ResultTooLargeError
+from gradhess.errors import InputError, InputTypeError, ResultTooLargeError
 from gradhess.informativeness.models import LinearModel, TanhNetwork
 
 
@@ -138,6 +138,23 @@ def test_the_report_without_a_signal(tmp_path):
     assert quiet.noise == 0
     for nothing in (report, silent, quiet):  # a warning is an error here
         nothing.plot(tmp_path / "nothing.png")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "error", "message"),
+    [
+        (None, InputTypeError, "^inputs must be an array of points.*not NoneType"),
+        ("box", InputTypeError, "^inputs must be an array of points.*not str"),
+        (np.zeros((0, 2)), InputError, r"^inputs has shape \(0, 2\)"),
+        ([[0.0], [np.nan]], InputError, "^inputs holds NaN or infinity, first in row 1"),
+        ([["a"]], InputTypeError, "^inputs has dtype"),
+    ],
+)
+def test_inputs_are_called_what_they_are_called(inputs, error, message):
+    drawn = inf.TargetClass("drawn", lambda x, a: x[:, :1] * a, sampler=lambda m, rng: rng.random(m))
+    for targets in (TARGET, drawn):
+        with pytest.raises(error, match=message):
+            inf.analyze(MODEL, targets, inputs)
 
 
 def test_repr_of_the_models():

@@ -16,7 +16,7 @@ from gradhess.informativeness._dependence import pairwise_dependence
 from gradhess.informativeness._enumeration import DerivativesInBlocks, require_gradients
 from gradhess.informativeness._estimate import Estimate, above_rounding
 from gradhess.informativeness._exact import exact_informativeness, second_moment_norm
-from gradhess.informativeness._inputs import Inputs
+from gradhess.informativeness._inputs import Inputs, as_inputs
 from gradhess.informativeness._montecarlo import estimate_informativeness, input_sampler
 from gradhess.informativeness._report import BATCH_SIZES, Report
 from gradhess.informativeness._targets import TargetClass
@@ -72,11 +72,9 @@ def analyze(
     check.instance(target_class, TargetClass, "target_class")
     sizes = tuple(check.count(size, "batch_sizes", 1) for size in batch_sizes)
     if callable(inputs) or target_class.members is None:
-        distribution = inputs if callable(inputs) or isinstance(inputs, Inputs) else Inputs(inputs)
+        distribution = inputs if callable(inputs) else as_inputs(inputs, "inputs")
         return _estimated(model, target_class, distribution, loss, n_targets, n_inputs, sizes, rng)
-    return _enumerated(
-        model, target_class, inputs if isinstance(inputs, Inputs) else Inputs(inputs), loss, sizes
-    )
+    return _enumerated(model, target_class, as_inputs(inputs, "inputs"), loss, sizes)
 
 
 def _enumerated(
