@@ -88,7 +88,9 @@ def _enumerated(
     squares = np.einsum("xj,xj->x", J, J, dtype=np.float64)
     # E_h of the second moment of one input's gradient, less that of |G_h|^2 = variance + |mean|^2.
     second_moment = float((mu * squares) @ passed.mean_square)
-    noise = above_rounding(second_moment - variance - float(mean @ mean), second_moment, len(inputs))
+    noise = 0.0  # of one input, exactly
+    if len(inputs) > 1:
+        noise = above_rounding(second_moment - variance - float(mean @ mean), second_moment, len(inputs))
     epsilon, top, notes = None, None, []
     if target_class.q is None or passed.labels is None:
         notes.append("no pairwise dependence and no bound: the targets have real values, not labels")
