@@ -4,7 +4,7 @@ No call waits for the device. Errors of the runtime raise CudaError, with the pl
 alignments that the kernels cannot take raise ValueError.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from gradhess.errors import DeviceError
@@ -30,12 +30,45 @@ def self_test(*, result: int, stream: int) -> None:
 def row_pass_workspace(samples: int, parameters: int) -> int:
     """Bytes for the partial sums of ``row_pass``."""
 
-def row_pass(block: Mapping[str, Any], panel: Mapping[str, Any], *, workspace: int, stream: int) -> None:
+def row_pass(
+    block: Mapping[str, Any],
+    panel: Mapping[str, Any],
+    *,
+    workspace: int,
+    stream: int,
+    launch: Callable[[str, str, str, int, int, int, bytes], None] | None = None,
+) -> None:
     """Rows of X to rows of gradients, with their sums.
 
     ``block`` and ``panel`` have the fields of the structs of csrc/cuda/block.hpp by name, addresses as integers (0 or
-    left out: null), dtype, kind and loss as strings, strides in elements. The workspace is aligned to 8 bytes.
+    left out: null), dtype, kind and loss as strings, strides in elements. The workspace is aligned to 8 bytes. A block
+    of the loss "custom" needs ``launch``, which compiles and launches the kernel of rows (csrc/cuda/run_time.hpp).
     """
+
+def row_slopes(
+    block: Mapping[str, Any],
+    *,
+    slopes: int,
+    values: int,
+    stream: int,
+    launch: Callable[[str, str, str, int, int, int, bytes], None] | None = None,
+) -> None:
+    """float64 ``c l'`` (of hessian rows ``c l''``) and ``c l`` of rows with a loss, as ``row_pass`` computes them."""
+
+def narrow_workspace(samples: int, parameters: int) -> int:
+    """Bytes for the partial sums of ``narrow_update``."""
+
+def narrow_update(
+    block: Mapping[str, Any],
+    panel: Mapping[str, Any],
+    *,
+    scatter: int,
+    scatter_is_float: bool,
+    workspace: int,
+    stream: int,
+    launch: Callable[[str, str, str, int, int, int, bytes], None] | None = None,
+) -> None:
+    """``row_pass`` and ``rank_update`` at once, for up to 128 parameters and one output."""
 
 def rank_update_workspace(dtype: str, samples: int, columns: int) -> int:
     """Bytes for the partial sums of ``rank_update``; 0 where it needs none."""

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from gradhess._backends.cupy.engine import DeviceArray
-from gradhess._backends.cupy.launch import cupy
+from gradhess._backends.cupy.launch import cupy, device_errors
 from gradhess.errors import BackendError, InputError, InputTypeError
 
 CUDA: Final = 2
@@ -38,7 +38,8 @@ def on_device(value: Any) -> bool:
 
 
 class Place:
-    """A device, and whose current stream on it is used; a context manager, entered around all work."""
+    """A device, and whose current stream on it is used; a context manager, entered around all work. Errors of CuPy and
+    of the driver leave it as gradhess's."""
 
     __slots__ = ("_stack", "device", "library")
 
@@ -52,6 +53,7 @@ class Place:
 
     def __enter__(self) -> Place:
         stack = ExitStack()
+        stack.enter_context(device_errors("a call"))
         stack.enter_context(cupy().cuda.Device(self.device))
         torch = sys.modules.get("torch")
         if self.library == TORCH and torch is not None:
@@ -62,7 +64,7 @@ class Place:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.pop().close()
+        self._stack.pop().__exit__(kind, error, trace)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Place) and (self.device, self.library) == (other.device, other.library)

@@ -20,6 +20,9 @@ VECTORS_OF_A_STATE: Final = 4
 NEVER_REFUSED: Final = 64 << 20
 """Below this many bytes nobody asks the operating system (a file to read on every call)."""
 
+NEVER_REFUSED_PARAMETERS: Final = 1024
+"""Moments of rows of so many entries are below that in any case."""
+
 
 def scatter_bytes(n_parameters: int, structure: Structure, itemsize: int = FLOAT64_BYTES) -> int:
     """Bytes of one scatter: p * p, or p of a diagonal, or nothing of a plain sum."""
@@ -145,9 +148,11 @@ def require_stream(n_parameters: int, structure: Structure, dtype: np.dtype[Any]
 
 def require_matrix(n_parameters: int, what: str, dtype: np.dtype[Any]) -> None:
     """Raise ResultTooLargeError if a (p, p) result of one batch would not fit."""
+    if n_parameters <= NEVER_REFUSED_PARAMETERS:
+        return  # nearly every call: nothing is counted for it
     n_bytes = batch_bytes(n_parameters, "full", dtype.itemsize)
     if n_bytes < NEVER_REFUSED:
-        return  # nearly every call: no message is made for it
+        return
     require(
         n_bytes,
         f"{what} of shape ({n_parameters:,}, {n_parameters:,})",

@@ -144,7 +144,7 @@ def matrix(value: Any, name: str) -> AnyArray:
 
 def per_row(value: Any, name: str, n_rows: int, shape: tuple[int, ...]) -> Float64Array:
     """(n,) contiguous float64, one entry for each row of the array of that ``shape``."""
-    array = as_numpy(value, name)
+    array = value if type(value) is np.ndarray and value.dtype is FLOAT64 else as_numpy(value, name)
     if array.shape != (n_rows,):
         hint = (
             f"; pass {name}.ravel()" if array.ndim == 2 and array.shape in ((n_rows, 1), (1, n_rows)) else ""
@@ -165,8 +165,9 @@ def _as_float64(array: AnyArray) -> Float64Array:
 def labels_per_row(value: Any, n_rows: int, shape: tuple[int, ...]) -> AnyArray:
     """(n,) contiguous labels: float32 as they are, since backends widen them on the way; all others float64."""
     array = as_numpy(value, "y")
+    dtype = array.dtype
     # Sizes first: two types are not compared quickly.
-    if array.dtype.itemsize == FLOAT32.itemsize and array.dtype == FLOAT32 and array.shape == (n_rows,):
+    if dtype.itemsize == FLOAT32.itemsize and dtype == FLOAT32 and array.shape == (n_rows,):
         flags = array.flags
         return array if flags.c_contiguous and flags.aligned else np.require(array, requirements=["C", "A"])
     return per_row(array, "y", n_rows, shape)
@@ -205,7 +206,8 @@ def coefficients(value: Any, loss: Loss, shape: tuple[int, ...]) -> Float64Array
     elif coef.shape != (d,):
         hint = "; pass coef.ravel()" if coef.shape in ((1, d), (d, 1)) else ""
         raise InputError(f"coef has shape {coef.shape}, but X has shape {shape}: it must be ({d},){hint}")
-    return finite(_as_float64(coef), "coef").reshape(-1, d)
+    coef = finite(_as_float64(coef), "coef")
+    return coef if coef.ndim == 2 else coef[np.newaxis]
 
 
 def intercepts(value: Any, loss: Loss, n_outputs: int) -> Float64Array | None:
@@ -223,16 +225,18 @@ def intercepts(value: Any, loss: Loss, n_outputs: int) -> Float64Array | None:
     return finite(np.array(intercept, np.float64).reshape(n_outputs), "intercept")
 
 
-def factor(value: Any, name: str, length: int, shape: tuple[int, ...]) -> Float64Array:
-    """The right-hand side of a product with G: (length,) or (length, m), contiguous float64 of two dimensions."""
+def factor(value: Any, name: str, length: int, gradients: Any) -> tuple[Float64Array, bool]:
+    """The right-hand side of a product with G: (length,) or (length, m), as contiguous float64 of two dimensions; and
+    whether it is a vector. ``gradients`` has the shape of G, for the message."""
     array = as_numpy(value, name)
-    if array.ndim not in (1, 2) or array.shape[0] != length:
+    n_axes = len(array.shape)
+    if n_axes not in (1, 2) or array.shape[0] != length:
         raise InputError(
-            f"{name} has shape {array.shape}, but the gradients have shape {shape}: "
+            f"{name} has shape {array.shape}, but the gradients have shape {gradients.shape}: "
             f"it must be ({length},) or ({length}, m)"
         )
     vectors = finite(_as_float64(array), name)
-    return vectors[:, np.newaxis] if array.ndim == 1 else vectors
+    return (vectors[:, np.newaxis], True) if n_axes == 1 else (vectors, False)
 
 
 def weights_fit_float32(weights: Float64Array, name: str) -> None:

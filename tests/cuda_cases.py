@@ -72,7 +72,7 @@ class Case:
             "intercept": address(self.intercept),
             "loss_weight": address(self.loss_weight),
             "slopes": address(self.slopes) if self.kind != "dense" else 0,
-            "values": address(self.values),
+            "values": address(self.values) if self.kind != "dense" else 0,
             "outputs": self.outputs,
             "weights": address(self.weights),
             "shift": address(self.shift),

@@ -15,6 +15,7 @@ import pytest
 
 import gradhess
 from gradhess._backends import registry
+from gradhess._backends.cuda import custom
 from gradhess._backends.cupy import launch, layout, selftest
 from gradhess._gradients.device import deferred
 
@@ -29,6 +30,7 @@ def _forget() -> None:
     for name in registry.DEVICE_PREFERENCE:
         registry._loaded.pop(name, None)
         registry._reasons.pop(name, None)
+    custom.compiled.cache_clear()
     selftest._passed.clear()
     deferred._flags.clear()
 

@@ -104,6 +104,27 @@ def test_products(ops, rows, threads):
     )
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_product_depends_on_its_row_alone(ops, dtype):
+    """Not on the rows before it, nor on where the next one begins."""
+    if ops.name == "reference":
+        pytest.skip("the products of NumPy's BLAS")
+    rng = np.random.default_rng(4)
+    for d in (1, 2, 3, 4, 5, 7, 8, 17):
+        rows = oracles.make_rows(45, d, dtype=dtype, kind="gradient", loss="squared")
+        apart = np.zeros((45, d + 3), dtype)
+        apart[:, :d] = rows.X
+        for m in (1, 3):
+            v = rng.standard_normal((d, m))
+            expected = ops.matvec(rows, v, threads=1)
+            norms = ops.norms(rows, threads=1)
+            for start in (0, 1, 2, 3, 5, 42):
+                for given in (rows, replace(rows, X=apart[:, :d])):
+                    part = given.slice(start, 45)
+                    np.testing.assert_array_equal(ops.matvec(part, v, threads=1), expected[start:])
+                    np.testing.assert_array_equal(ops.norms(part, threads=1), norms[start:])
+
+
 def test_instruction_sets_with_fused_multiply_adds_agree(rows):
     cpu = pytest.importorskip("gradhess._backends.cpu")
     if not {"avx2", "avx512"} <= set(cpu.available_isas()):

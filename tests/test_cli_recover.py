@@ -130,3 +130,26 @@ def test_errors(data: Path, arguments: tuple[Any, ...], message: str) -> None:
     result = invoke("recover", data, *target, *arguments)
     assert result.exit_code == 1
     assert message in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["1,2"], ["1 row;", "note: there is one row: the Hessian of a single sample, of rank 1 at most"]),
+        (["1,2", "2,2", "4,2"], ["3 rows;", "note: y is constant (2); the Hessian does not depend on it"]),
+    ],
+)
+def test_data_that_say_little(tmp_path: Path, lines: list[str], expected: list[str]) -> None:
+    path = tmp_path / "little.csv"
+    path.write_text("\n".join(["a,y", *lines]) + "\n", encoding="utf-8")
+    result = invoke("recover", path, "-t", "y", "-n", 10, "-m", 40)
+    assert result.exit_code == 0, result.output
+    for line in expected:
+        assert sum(found.startswith(line) for found in result.output.splitlines()) == 1, result.output
+    assert "1 rows" not in result.output
+
+
+def test_data_that_say_enough_have_no_note(data: Path) -> None:
+    result = invoke("recover", data, "-t", "y", "-n", 10, "-m", 100)
+    assert "there is one row" not in result.output
+    assert "y is constant" not in result.output

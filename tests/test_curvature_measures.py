@@ -368,3 +368,63 @@ def test_the_command_says_what_it_needs(monkeypatch):
     result = CliRunner().invoke(app, ["curvature"])
     assert result.exit_code == 1
     assert "torch is not installed: pip install torch scikit-learn" in result.output
+
+
+@pytest.mark.parametrize(
+    ("seed", "error", "message"),
+    [
+        (-1, InputError, "rng is -1; a seed must not be negative"),
+        ("a", InputTypeError, "rng must be an integer seed or a numpy.random.Generator, not str"),
+        (1.5, InputTypeError, "not float"),
+        (None, InputTypeError, "not NoneType"),
+    ],
+)
+def test_bad_seeds(seed, error, message):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((40, 4))
+    found = cv.glm_curvature(X, (X[:, 0] > 0).astype(float), np.ones(4), "logistic")
+    samples = cv.LayerSamples(X, rng.standard_normal((40, 2)), np.tile(np.eye(2), (40, 1, 1)))
+    for ask in (
+        lambda rng: cv.commutator(found.C, found.H, rng=rng),
+        lambda rng: cv.analyze(found, rng=rng),
+        lambda rng: cv.layer_spectrum(samples, 2, rng=rng),
+    ):
+        ask(np.random.default_rng(0))
+        with pytest.raises(error, match=message):
+            ask(seed)
+
+
+def test_equal_eigenvalues_have_no_slope():
+    """Of Q = I every eigenvalue comes twice, and two that differ by rounding gave exponents of 1e14."""
+    rng = np.random.default_rng(0)
+    values = np.linalg.eigvalsh(spectral(np.full(6, 1.3), rotation(6, rng)))
+    for h in (values, [1.0, 1.0 + 2 * EPS]):
+        with pytest.raises(InputError, match="different h"):
+            cv.power_law_fit(h, np.arange(1.0, len(h) + 1))
+    assert cv.power_law_fit([1.0, 1.0 + 1e-9], [1.0, 1.0 + 2e-9]).exponent == pytest.approx(2, rel=1e-6)
+    samples = cv.LayerSamples(
+        rng.standard_normal((50, 3)), rng.standard_normal((50, 2)), np.tile(np.eye(2), (50, 1, 1))
+    )
+    report = cv.analyze(cv.layer_curvature(samples))
+    assert report.fit_C is None
+    assert "no two points" in str(report)
+
+
+def test_little_data_in_plain_words():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((30, 8))
+    found = cv.glm_curvature(X, (X[:, 0] > 0).astype(float), np.zeros(8), "logistic")
+    text = str(cv.analyze(found))  # a quarter of 8 are two points
+    assert "no standard error" in text
+    assert "nan" not in text
+    assert "8, 1 sample, B = 1" in str(cv.analyze(cv.glm_curvature(X[:1], [1.0], np.zeros(8), "logistic")))
+
+
+@pytest.mark.parametrize("size", [1e155, 1e200])
+def test_squares_of_gradients_that_overflow(size):
+    G = np.random.default_rng(0).standard_normal((20, 3))
+    with pytest.raises(InputError, match="overflows float64, though they do not; divide all of them"):
+        cv.gradient_noise_covariance(size * G)
+    np.testing.assert_allclose(
+        cv.gradient_noise_covariance(1e100 * G) / 1e200, cv.gradient_noise_covariance(G), rtol=1e-12
+    )

@@ -134,7 +134,11 @@ def test_parities_of_signs_are_products():
         (lambda: inf.lwe.secrets(3, 2, "ternary"), InputError, "q of at least 3"),
         (lambda: inf.lwe.secrets(3, 3, exact=True), InputError, "max_nonzero"),
         (lambda: inf.lwe.secrets(3, 3, max_nonzero=4), InputError, "n = 3 entries"),
-        (lambda: inf.lwe.labels([[0.5]], [[1]], 3), InputTypeError, "inputs must hold integers"),
+        (
+            lambda: inf.lwe.labels([[1, 2, 3], [1, 2, 0.5]], [[1, 1, 1]], 3),
+            InputTypeError,
+            r"inputs must hold integers, and the entry in row 1, column 2, is 0\.5",
+        ),
         (lambda: inf.lwe.labels([[1, 2]], [[1]], 3), InputError, "both need n columns"),
         (lambda: inf.lwe.secrets(60, 3), gh.errors.ResultTooLargeError, "secrets needs"),
         (lambda: inf.lwe.inputs(40, 7), gh.errors.ResultTooLargeError, "inputs needs"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import tracemalloc
 
@@ -11,7 +12,7 @@ from informativeness_case import INPUTS, MODEL, TARGET, N, Q, exact
 
 from gradhess import _memory
 from gradhess import informativeness as inf
-from gradhess.errors import InputError, ResultTooLargeError
+from gradhess.errors import InputError, InputTypeError, ResultTooLargeError
 from gradhess.informativeness.models import LinearModel, TanhNetwork
 
 
@@ -138,3 +139,51 @@ def test_the_report_without_a_signal(tmp_path):
     assert quiet.noise == 0
     for nothing in (report, silent, quiet):  # a warning is an error here
         nothing.plot(tmp_path / "nothing.png")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "error", "message"),
+    [
+        (None, InputTypeError, "^inputs must be an array of points.*not NoneType"),
+        ("box", InputTypeError, "^inputs must be an array of points.*not str"),
+        (np.zeros((0, 2)), InputError, r"^inputs has shape \(0, 2\)"),
+        ([[0.0], [np.nan]], InputError, "^inputs holds NaN or infinity, first in row 1"),
+        ([["a"]], InputTypeError, "^inputs has dtype"),
+    ],
+)
+def test_inputs_are_called_what_they_are_called(inputs, error, message):
+    drawn = inf.TargetClass("drawn", lambda x, a: x[:, :1] * a, sampler=lambda m, rng: rng.random(m))
+    for targets in (TARGET, drawn):
+        with pytest.raises(error, match=message):
+            inf.analyze(MODEL, targets, inputs)
+
+
+def test_a_single_input_has_no_ratio():
+    """Nothing differs, between targets that vanish there or between inputs: 0 / 0."""
+    report = inf.analyze(MODEL, TARGET, np.zeros((1, INPUTS.points.shape[1])), batch_sizes=[1, 64])
+    assert report.variance.value == report.noise == 0
+    assert math.isnan(report.signal_to_noise(1).value)
+    text = report.summary()
+    assert "nan" not in text
+    table = [line.split() for line in text.splitlines() if line.split()[:1] in (["1"], ["64"])]
+    assert table == [["1", "-", "none"], ["64", "-", "none"]]
+    assert "note: signal / noise is 0 / 0" in text
+    assert "neither between targets nor inputs (there is one)" in text
+    assert "0 / 0" not in inf.analyze(MODEL, TARGET, INPUTS).summary()
+
+
+@pytest.mark.parametrize(
+    ("noise", "reason"), [(-1.0, "noise is negative; draw more"), (0.0, "no noise was seen")]
+)
+def test_estimates_without_a_ratio(noise, reason):
+    report = inf.analyze(MODEL, TARGET, INPUTS.sample, n_targets=8, n_inputs=16)
+    variance = dataclasses.replace(report.variance, value=-1.0)
+    text = dataclasses.replace(report, noise=noise, variance=variance).summary()
+    assert "nan" not in text
+    assert "note: signal / noise has no value: " in text
+    assert reason in text
+
+
+def test_repr_of_the_models():
+    assert repr(LinearModel([1.0, 2.0, 3.0])) == "<LinearModel: 3 features>"
+    assert repr(TanhNetwork(3, 7)) == "<TanhNetwork: 3 features, width 7>"

@@ -206,6 +206,25 @@ def test_preconditioner_of_a_receiver(rng):
         rec.preconditioner(rec.HessianReceiver(10, 10.0))
 
 
+@pytest.mark.parametrize("size", [1e153, 1e155, 1e200])
+def test_squares_of_received_gradients_that_overflow(rng, size):
+    """At 1e153 each worker's covariance is within float64, and the sum of their scatters is not."""
+    gradients = rng.standard_normal((60, 3))
+    rx, small = rec.HessianReceiver(10, 10.0), rec.HessianReceiver(10, 10.0)
+    for worker in range(30):
+        rx.partial_fit(size * 1.3 * gradients[worker : worker + 30], worker=worker)
+        small.partial_fit(gradients[worker : worker + 30], worker=worker)
+    if size == 1e153:
+        assert all(np.isfinite(np.asarray(stream.covariance_)).all() for stream in rx._workers.values())
+    with pytest.raises(InputError, match="overflows float64, though they do not; divide all of them by"):
+        _ = rx.hessian_
+    assert np.isfinite(rx.gradient_).all()  # and the receiver goes on
+    scaled = rec.HessianReceiver(10, 10.0)
+    for worker in range(30):
+        scaled.partial_fit(1e10 * gradients[worker : worker + 30], worker=worker)
+    np.testing.assert_allclose(scaled.hessian_ / 1e20, small.hessian_, rtol=1e-12)
+
+
 @pytest.mark.parametrize(("method", "each"), [("calibrated", 1), ("antithetic", 2)])
 def test_a_ridge_for_few_gradients(method, each):
     """Just enough vectors for a rank of d, and one more than d + 1: an inverse is noise in the first case."""

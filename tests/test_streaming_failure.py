@@ -189,7 +189,7 @@ def test_a_result_that_would_not_fit_is_refused_before_anything_is_allocated(mon
     X = np.zeros((2, 100_000), np.float32)
     cov = gh.StreamingCovariance()
     with pytest.raises(
-        gh.errors.ResultTooLargeError, match=r"bytes \(149 GiB\).*1 GiB are.*structure='diagonal'"
+        gh.errors.ResultTooLargeError, match=r"bytes \(150 GiB\).*1 GiB are.*structure='diagonal'"
     ):
         cov.partial_fit(X)
     assert cov.n_samples_seen_ == 0

@@ -273,3 +273,12 @@ def test_training_on_a_low_frequency_learns_it():
     assert again.frequency == run.frequency
     high = train_on_wave(400, widths=(32, 32), epochs=10, batch_size=200, rng=1)
     assert high.final_error > 0.9 / 12
+
+
+def test_repr():
+    module = torch.nn.Linear(99, 20)
+    assert repr(DifferentiableModel(module)) == "<DifferentiableModel: Linear, 2,000 parameters>"
+    assert (
+        repr(DifferentiableModel(module, 7))
+        == "<DifferentiableModel: Linear, 2,000 parameters, chunk_size=7>"
+    )

@@ -9,7 +9,7 @@ pytest.importorskip("torch")
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from gradhess import recovery as rec
 from gradhess.errors import InputError, InputTypeError, NonFiniteError
@@ -167,6 +167,14 @@ def test_any_dataset_of_known_length(data, replace):
     assert torch.equal(one.gradient(batch, noise), two.gradient(batch, noise))
 
 
+class TwoOutputs(nn.Linear):
+    def __init__(self):
+        super().__init__(3, 1, dtype=torch.float64)
+
+    def forward(self, x):
+        return super().forward(x), x
+
+
 class Stream(IterableDataset):
     def __iter__(self):
         yield torch.zeros(3), torch.zeros(1)
@@ -182,6 +190,22 @@ class Stream(IterableDataset):
         (lambda X, y: dict(dataset=Stream()), InputTypeError, "has no length"),
         (lambda X, y: dict(dataset=(X,)), InputTypeError, "pair of tensors"),
         (lambda X, y: dict(dataset=list(zip(X, y, y, strict=True))), InputTypeError, "pair"),
+        (lambda X, y: dict(dataset=X), InputTypeError, "dataset is one Tensor; pass a pair"),
+        (lambda X, y: dict(dataset=X[:, :2]), InputTypeError, "dataset is one Tensor; pass a pair"),
+        (lambda X, y: dict(dataset=X.numpy()), InputTypeError, "dataset is one ndarray; pass a pair"),
+        (lambda X, y: dict(dataset=(X.numpy(), y.numpy())), InputTypeError, "torch.from_numpy"),
+        (lambda X, y: dict(dataset=(X, y[0])), InputError, "the targets are one number"),
+        (lambda X, y: dict(dataset=DataLoader(Items(X, y))), InputTypeError, "pass.*loader.dataset"),
+        (lambda X, y: dict(dataset={"X": X, "y": y}), InputTypeError, r"dataset \(dict\) has no samples by"),
+        (lambda X, y: dict(dataset={1, 2}), InputTypeError, r"dataset \(set\) has no samples by index"),
+        (lambda X, y: dict(dataset=(X[:, :2], y)), InputError, r"inputs of dataset \(shape \(1, 2\), torch"),
+        (
+            lambda X, y: dict(dataset=(X.float(), y)),
+            InputError,
+            r"torch.float32\): .*dtype of its parameters",
+        ),
+        (lambda X, y: dict(dataset=Items(X[:, :2], y)), InputError, "model does not take the inputs of data"),
+        (lambda X, y: dict(model=TwoOutputs()), InputTypeError, "model returns a tuple"),
         (lambda X, y: dict(model=lambda x: x), InputTypeError, "model must be a Module"),
         (lambda X, y: dict(model=nn.Tanh()), InputError, "no parameter"),
         (lambda X, y: dict(parameters=["1.weight"]), InputError, "'1.weight' is unknown.*0.weight"),
@@ -198,8 +222,8 @@ def test_bad_arguments(data, make, error, message):
 
 
 def test_bad_models(data):
-    with pytest.raises(InputError, match=r"shape \(8, 2\) for targets of shape \(8,\)"):
-        rec.recover_hessian(RegressionOracle(network(2), data, 8), 4)
+    with pytest.raises(InputError, match=r"shape \(1, 2\) for targets of shape \(1,\)"):
+        RegressionOracle(network(2), data, 8)
     dropout = nn.Sequential(nn.Linear(3, 1).double(), nn.Dropout(0.5))
     oracle = RegressionOracle(dropout, data, 8)
     with pytest.raises(InputError, match=r"layer '1' \(Dropout\) is in training mode.*model.eval"):
@@ -239,3 +263,37 @@ def test_targets_are_refused_as_on_arrays(data, kind):
         with pytest.raises(InputError, match=message):
             rec.LinearRegressionOracle(X.numpy(), bad.numpy(), np.zeros(3), batch_size=10)
     RegressionOracle(model, kind(X, torch.ones_like(y)), 10)  # constant targets are no labels
+
+
+@pytest.mark.parametrize("kind", [lambda X, y: (X, y), Items])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_inputs_that_are_not_finite_are_found_at_once(data, kind, value):
+    X, y = data[0].clone(), data[1]
+    X[150, 1] = value
+    with pytest.raises(InputError, match="input of the dataset holds NaN or infinity, first in sample 150;"):
+        RegressionOracle(network(), kind(X, y), 10)
+
+
+def test_construction_leaves_batch_normalisation_alone(data):
+    """A call in training mode would move its running mean."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)).double()
+    before = model[1].running_mean.clone()
+    oracle = RegressionOracle(model, data, 8)
+    assert torch.equal(model[1].running_mean, before)
+    with pytest.raises(InputError, match="training mode"):
+        oracle.gradient(oracle.draw_batch(), np.zeros(8))
+
+
+def test_inputs_that_are_no_tensors(data):
+    class Pairs(Items):
+        def __getitem__(self, index):
+            return {"x": self.X[index]}, self.y[index]
+
+    with pytest.raises(InputTypeError, match="the input of the dataset is a dict"):
+        RegressionOracle(network(), Pairs(*data), 8)
+
+
+def test_repr(data):
+    oracle = RegressionOracle(network(), data, 8, reduction="half_mean")
+    expected = "Sequential, 26 parameters, 200 samples, batch_size=8, reduction='half_mean'"
+    assert repr(oracle) == f"<RegressionOracle: {expected}>"

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sysconfig
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +25,7 @@ def build(seconds: float = 300) -> str:
     headers = _pybind11()
     if headers is None:
         return "absent: gradhess._cuda is not built, and there are no headers of pybind11"
-    package = Path(importlib.util.find_spec("gradhess").submodule_search_locations[0])
+    package = next(_folders("gradhess"))
     sources = [
         *sorted((ROOT / "csrc" / "cuda").rglob("*.cu")),
         *sorted((ROOT / "csrc" / "bindings").glob("cuda_*.cpp")),
@@ -49,9 +50,14 @@ def build(seconds: float = 300) -> str:
 
 
 def _pybind11() -> Path | None:
-    for name, below in (("pybind11", "include"), ("torch", "include")):
-        spec = importlib.util.find_spec(name)
-        for folder in [] if spec is None else spec.submodule_search_locations or []:
-            if (Path(folder) / below / "pybind11" / "pybind11.h").exists():
-                return Path(folder) / below
+    for name in ("pybind11", "torch"):
+        for folder in _folders(name):
+            if (folder / "include" / "pybind11" / "pybind11.h").exists():
+                return folder / "include"
     return None
+
+
+def _folders(package: str) -> Iterator[Path]:
+    """Where a package lies; nothing where it is not installed."""
+    spec = importlib.util.find_spec(package)
+    yield from map(Path, (spec and spec.submodule_search_locations) or ())

@@ -23,13 +23,14 @@ class Bench:
     seconds: float = 1.0
     """For one timing."""
 
-    def milliseconds(self, job: Job) -> float:
+    def milliseconds(self, job: Job, seconds: float | None = None) -> float:
         """Median of runs between two events, after one run that is not timed."""
+        limit = 1e3 * (self.seconds if seconds is None else seconds)
         cuda = self.cupy.cuda
         start, end = cuda.Event(), cuda.Event()
         job()
         times: list[float] = []
-        while len(times) < 3 or (sum(times) < 1e3 * self.seconds and len(times) < 50 and not self.dry):
+        while len(times) < 3 or (sum(times) < limit and len(times) < 50 and not self.dry):
             start.record()
             job()
             end.record()

@@ -4,10 +4,14 @@
 #include <pybind11/stl.h>
 
 #include <bit>
+#include <cstring>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "../cpu/accumulate.hpp"
+#include "../cpu/arena.hpp"
+#include "../cpu/batch.hpp"
 #include "../cpu/dispatch.hpp"
 #include "../cpu/grouped.hpp"
 #include "../cpu/pairs.hpp"
@@ -107,9 +111,11 @@ MomentsHandle make_moments(int structure, bool centred, OptionalArray scatter, p
 
 const cpu::Isa& isa_at(std::size_t index) { return *cpu::supported_isas()[index]; }
 
-// Runs on the calling thread while it holds no GIL: takes it, and asks Python whether a signal came in.
+// Runs on the calling thread while it holds no GIL: takes it, and asks Python whether a signal came in. The handler
+// runs here, in the middle of a kernel, and may be a function that computes with gradhess itself.
 bool signal_came(void*) {
     py::gil_scoped_acquire gil;
+    const cpu::ArenaAside aside;
     return PyErr_CheckSignals() != 0;
 }
 
@@ -127,6 +133,42 @@ Index accumulate(const RowsHandle& handle, const OptionalArray& weights, Moments
     }
     if (result.outcome == cpu::Outcome::interrupted) throw py::error_already_set();
     return result.row;
+}
+
+// (scatter or None, location, loss) of a batch, finished (sum_batch); or the index of the first row that is not finite.
+py::object batch_moments(const RowsHandle& handle, const OptionalArray& weights, int structure, bool centred,
+                         bool scatter_f32, std::optional<double> scale, Index slab_rows, Index block_rows, int threads,
+                         std::size_t isa) {
+    cpu::Moments moments;
+    moments.structure = static_cast<cpu::Structure>(structure);
+    moments.centred = centred;
+    moments.scatter_f32 = scatter_f32;
+    const Index p = moments.parameters = handle.rows.parameters();
+    py::array_t<double> location(p);
+    py::object scatter = py::none();
+    if (moments.structure != cpu::Structure::sum) {
+        std::vector<Index> shape(moments.structure == cpu::Structure::full ? 2 : 1, p);
+        py::array array(scatter_f32 ? py::dtype::of<float>() : py::dtype::of<double>(), std::move(shape));
+        moments.scatter = array.mutable_data();
+        std::memset(moments.scatter, 0, static_cast<std::size_t>(array.nbytes()));
+        scatter = std::move(array);
+    }
+    moments.location = location.mutable_data();
+    std::fill_n(moments.location, p, 0.0);
+    double scalars[6] = {};
+    Index counts[2] = {};
+    moments.scalars = scalars;
+    moments.counts = counts;
+    const cpu::Options options{{slab_rows, block_rows}, threads, {signal_came, nullptr}, true};
+    cpu::Result result;
+    {
+        py::gil_scoped_release release;
+        result =
+            cpu::sum_batch(handle.rows, doubles(weights), moments, scale ? &*scale : nullptr, options, isa_at(isa));
+    }
+    if (result.outcome == cpu::Outcome::interrupted) throw py::error_already_set();
+    if (result.outcome == cpu::Outcome::nonfinite) return py::int_(result.row);
+    return py::make_tuple(std::move(scatter), std::move(location), scalars[cpu::kLoss]);
 }
 
 void symmetrize(const py::array& lower, double scale, py::array out, int threads) {
@@ -236,6 +278,7 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
     m.def("rows", &make_rows);
     m.def("moments", &make_moments);
     m.def("accumulate", &accumulate);
+    m.def("batch_moments", &batch_moments);
     m.def("close_block", [](MomentsHandle& state) {
         py::gil_scoped_release release;
         cpu::close_block(state.moments);
@@ -255,6 +298,12 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
     m.def("first_nonfinite", [](const RowsHandle& handle, const OptionalArray& weights, int threads, std::size_t isa) {
         py::gil_scoped_release release;
         return cpu::first_nonfinite(handle.rows, doubles(weights), threads, isa_at(isa));
+    });
+    m.def("all_finite", [](const py::array& array, int threads) {
+        const auto* data = static_cast<const double*>(array.data());
+        const Index count = array.size();
+        py::gil_scoped_release release;
+        return cpu::all_finite(data, count, threads);
     });
     m.def("errors", &errors);
     m.def("norms", &norms);

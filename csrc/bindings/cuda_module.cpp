@@ -80,7 +80,7 @@ cuda::Block block_of(const py::dict& from) {
         named<cuda::RowKind>(value_in<std::string>(from, "kind", "dense"), "kind", {"dense", "gradient", "hessian"});
     block.unit_column = value_in(from, "unit_column", false);
     block.loss = named<cuda::Loss>(value_in<std::string>(from, "loss", "none"), "loss",
-                                   {"none", "squared", "logistic", "poisson", "huber"}, -1);
+                                   {"none", "squared", "logistic", "poisson", "huber", "custom"}, -1);
     block.parameter = value_in(from, "parameter", 0.0);
     block.y = pointer_in<const void>(from, "y");
     block.y_is_float = value_in(from, "y_is_float", false);
@@ -97,7 +97,7 @@ cuda::Block block_of(const py::dict& from) {
     if (block.samples < 0 || block.features < 1 || block.outputs < 1)
         throw py::value_error("samples must be >= 0, features and outputs >= 1");
     if (block.outputs > 1 && !block.slopes) throw py::value_error("several outputs must come with slopes");
-    const bool predicted = block.loss != cuda::Loss::none && !block.slopes;
+    const bool predicted = block.predicted();
     if (predicted && !(block.y && block.coef)) throw py::value_error("a loss needs y and coef");
     if (block.kind != cuda::RowKind::dense && !predicted && !block.slopes)
         throw py::value_error("gradient and hessian rows need a loss or slopes");
@@ -128,11 +128,34 @@ cuda::Panel panel_of(const py::dict& from, Index parameters) {
     return panel;
 }
 
+// Calls back with a kernel to compile and launch; errors of Python go through.
+cuda::RunTimeLaunch launch_of(const py::object& function) {
+    if (function.is_none()) return {};
+    return [&function](const cuda::KernelCall& call) {
+        const py::gil_scoped_acquire gil;
+        const py::bytes job(static_cast<const char*>(call.job_data), call.job_bytes);
+        function(call.function, call.job, call.bounds, call.grid, call.threads, call.shared_bytes, job);
+        return cuda::Status{};
+    };
+}
+
 void row_pass(const py::dict& block_fields, const py::dict& panel_fields, std::uintptr_t workspace,
-              std::uintptr_t stream) {
+              std::uintptr_t stream, const py::object& launch) {
     const cuda::Block block = block_of(block_fields);
     const cuda::Panel panel = panel_of(panel_fields, block.parameters());
-    run("row_pass", [&] { return cuda::row_pass(block, panel, pointer<void>(workspace), pointer<void>(stream)); });
+    run("row_pass", [&] {
+        return cuda::row_pass(block, panel, pointer<void>(workspace), pointer<void>(stream), launch_of(launch));
+    });
+}
+
+void row_slopes(const py::dict& block_fields, std::uintptr_t slopes, std::uintptr_t values, std::uintptr_t stream,
+                const py::object& launch) {
+    const cuda::Block block = block_of(block_fields);
+    if (!block.predicted()) throw py::value_error("slopes are of rows with a loss");
+    run("row_slopes", [&] {
+        return cuda::row_slopes(block, pointer<double>(slopes), pointer<double>(values), pointer<void>(stream),
+                                launch_of(launch));
+    });
 }
 
 Index rank_update_workspace(const std::string& dtype, Index samples, Index columns) {
@@ -160,7 +183,7 @@ void rank_update(std::uintptr_t rows, const std::string& dtype, Index samples, I
 }
 
 void narrow_update(const py::dict& block_fields, const py::dict& panel_fields, std::uintptr_t scatter,
-                   bool scatter_is_float, std::uintptr_t workspace, std::uintptr_t stream) {
+                   bool scatter_is_float, std::uintptr_t workspace, std::uintptr_t stream, const py::object& launch) {
     const cuda::Block block = block_of(block_fields);
     cuda::Panel panel = panel_of(panel_fields, block.parameters());
     panel.row_weight = nullptr;
@@ -168,7 +191,7 @@ void narrow_update(const py::dict& block_fields, const py::dict& panel_fields, s
         throw py::value_error("narrow rows have at most 128 parameters and one output");
     run("narrow_update", [&] {
         return cuda::narrow_update(block, panel, pointer<void>(scatter), scatter_is_float, pointer<void>(workspace),
-                                   pointer<void>(stream));
+                                   pointer<void>(stream), launch_of(launch));
     });
 }
 
@@ -207,7 +230,9 @@ PYBIND11_MODULE(_cuda, module, py::mod_gil_not_used()) {
     module.def("self_test", &self_test, py::kw_only(), py::arg("result"), py::arg("stream"));
     module.def("row_pass_workspace", &cuda::row_pass_workspace, py::arg("samples"), py::arg("parameters"));
     module.def("row_pass", &row_pass, py::arg("block"), py::arg("panel"), py::kw_only(), py::arg("workspace"),
-               py::arg("stream"));
+               py::arg("stream"), py::arg("launch") = py::none());
+    module.def("row_slopes", &row_slopes, py::arg("block"), py::kw_only(), py::arg("slopes"), py::arg("values"),
+               py::arg("stream"), py::arg("launch") = py::none());
     module.def("rank_update_workspace", &rank_update_workspace, py::arg("dtype"), py::arg("samples"),
                py::arg("columns"));
     module.def("rank_update", &rank_update, py::kw_only(), py::arg("rows"), py::arg("dtype"), py::arg("samples"),
@@ -215,7 +240,7 @@ PYBIND11_MODULE(_cuda, module, py::mod_gil_not_used()) {
                py::arg("scatter_is_float"), py::arg("workspace"), py::arg("stream"), py::arg("blocks") = 0);
     module.def("narrow_workspace", &cuda::narrow_workspace, py::arg("samples"), py::arg("parameters"));
     module.def("narrow_update", &narrow_update, py::arg("block"), py::arg("panel"), py::kw_only(), py::arg("scatter"),
-               py::arg("scatter_is_float"), py::arg("workspace"), py::arg("stream"));
+               py::arg("scatter_is_float"), py::arg("workspace"), py::arg("stream"), py::arg("launch") = py::none());
     module.def("tile_position", &tile_position, py::arg("number"), py::arg("tile_rows"));
     gradhess::bindings::register_tensor(module);
 #if defined(GRADHESS_CUDA_EMULATOR)

@@ -52,6 +52,9 @@ bool all_finite(const double* values, Index begin, Index end) {
     return zero == 0.0;
 }
 
+// Rows of a slab whose panels leave room for the sums of its columns (sum_slab).
+constexpr Index kFusedSlabRows = 16;
+
 constexpr Index kNoRow = std::numeric_limits<Index>::max();
 
 template <class T, class Scatter>
@@ -68,16 +71,20 @@ class Accumulation {
           parameters_(rows.parameters()),
           padded_(round_up(parameters_, kernels.panel)),
           weighted_(weights != nullptr || rows.kind == RowKind::hessian),
-          blocks_(moments, layout_, rows.samples, padded_),
+          blocks_(moments, layout_, rows.samples, padded_, options.close),
           narrow_(blocks_.buffered() && moments.structure == Structure::full && !weighted_ && rows.row_outputs() == 1 &&
-                  parameters_ <= kernels.narrow_parameters) {}
+                  parameters_ <= kernels.narrow_parameters),
+          fused_(narrow_ || (moments.structure != Structure::full && !weighted_ && rows.row_outputs() == 1 &&
+                             options.layout.slab_rows >= kFusedSlabRows)),
+          by_slabs_(fused_ && !blocks_.buffered() && moments.structure == Structure::diagonal &&
+                    blocks_.slab_scatter_bytes() <= tuning::kSlabScattersBytes) {}
 
     Result run() {
         const double per_row = static_cast<double>(parameters_) *
                                (moments_.structure == Structure::full ? static_cast<double>(parameters_) / 2 + 4 : 4);
         const bool small = per_row * static_cast<double>(rows_.samples) < static_cast<double>(tuning::kTeamMinWork);
         const int threads = small ? 1 : std::max(1, options_.threads);
-        const bool own_blocks = threads > 1 && buffered_or_sum() && blocks_.count() >= threads;
+        const bool own_blocks = threads > 1 && sums_apart() && blocks_.count() >= threads;
         if (own_blocks) {
             run_own_blocks(threads);
         } else {
@@ -94,11 +101,12 @@ class Accumulation {
     using Buffer = BlockBuffer<Scatter>;
 
     // Whether blocks can be summed apart from the total.
-    bool buffered_or_sum() const { return blocks_.buffered() || moments_.structure == Structure::sum; }
+    bool sums_apart() const { return blocks_.buffered() || by_slabs_ || moments_.structure == Structure::sum; }
 
     // ---- the two ways to share the work ----
 
     void run_own_blocks(int threads) {
+        if (by_slabs_) blocks_.keep_slabs();
         const Index bytes = std::max<Index>(1, blocks_.scatter_bytes());
         const Index per_thread = std::min(
             std::clamp(tuning::kBlockBufferBytes / bytes, tuning::kBlockBuffersWanted, tuning::kBlockBuffersMax),
@@ -194,8 +202,8 @@ class Accumulation {
             work.suspicious = false;
         }
 
-        if (narrow_ && team.size == 1 && !finds_shift(block))  // one thread, one loop
-            return add_narrow_slab(team, work, scratch, block, first, count);
+        if (fused_ && team.size == 1 && !finds_shift(block))  // one thread, one loop
+            return add_fused_slab(team, work, scratch, block, first, count);
 
         const auto [row_begin, row_end] = team.share(count, 16);
         kernels_.prepare(rows_, weights_, first, row_begin, row_end,
@@ -217,7 +225,7 @@ class Accumulation {
             look_ahead(team, scratch, first + count);
             update_tiles(work, scratch, block);
         } else if (moments_.structure == Structure::diagonal) {
-            update_diagonal(team, work, block);
+            update_diagonal(team, work, blocks_.diagonal(block, first));
         }
         return true;
     }
@@ -225,14 +233,23 @@ class Accumulation {
     // The first slab that has any weight gives the shift: the ones before it add nothing, whatever they hold.
     bool finds_shift(const Block& block) const { return moments_.centred && block.weight == 0.0; }
 
-    bool add_narrow_slab(Team team, Work& work, RowScratch<T>& scratch, Block& block, Index first, Index count) {
-        look_ahead(team, scratch, first + count);
+    bool add_fused_slab(Team team, Work& work, RowScratch<T>& scratch, Block& block, Index first, Index count) {
         const double* shift = moments_.centred ? block.shift : nullptr;
-        const Target<Scatter> target{block.scatter, padded_, parameters_, true};
-        if constexpr (sizeof(Scatter) == 8) {
-            kernels_.narrow_slab(rows_, first, count, shift, work.slab, work.sum, target, scratch);
+        if (moments_.structure == Structure::full) {
+            look_ahead(team, scratch, first + count);
+            const Target<Scatter> target{block.scatter, padded_, parameters_, true};
+            if constexpr (sizeof(Scatter) == 8) {
+                kernels_.narrow_slab(rows_, first, count, shift, work.slab, work.sum, target, scratch);
+            } else {
+                kernels_.narrow_slab_narrow(rows_, first, count, shift, work.slab, work.sum, target, scratch);
+            }
         } else {
-            kernels_.narrow_slab_narrow(rows_, first, count, shift, work.slab, work.sum, target, scratch);
+            Scatter* diagonal = moments_.structure == Structure::diagonal ? blocks_.diagonal(block, first) : nullptr;
+            if constexpr (sizeof(Scatter) == 8) {
+                kernels_.sum_slab(rows_, first, count, shift, work.slab, work.sum, diagonal, scratch);
+            } else {
+                kernels_.sum_slab_narrow(rows_, first, count, shift, work.slab, work.sum, diagonal, scratch);
+            }
         }
         const double weight = static_cast<double>(count);
         if (!all_finite(work.sum, 0, parameters_)) {
@@ -323,13 +340,12 @@ class Accumulation {
         }
     }
 
-    void update_diagonal(Team team, Work& work, Block& block) {
+    void update_diagonal(Team team, Work& work, Scatter* diagonal) {
         const auto [begin, end] = team.share(work.slab.n_panels, 1);
-        Scatter* data = blocks_.buffered() ? block.scatter : static_cast<Scatter*>(moments_.scatter);
         if constexpr (sizeof(Scatter) == 8) {
-            kernels_.add_squares(work.slab, begin, end, parameters_, data);
+            kernels_.add_squares(work.slab, begin, end, parameters_, diagonal);
         } else {
-            kernels_.add_squares_narrow(work.slab, begin, end, parameters_, data);
+            kernels_.add_squares_narrow(work.slab, begin, end, parameters_, diagonal);
         }
     }
 
@@ -354,6 +370,8 @@ class Accumulation {
     const bool weighted_;
     Blocks<Scatter> blocks_;
     const bool narrow_;
+    const bool fused_;     // a slab is one loop of one thread
+    const bool by_slabs_;  // the diagonals of slabs wait, one by one, where those of blocks must not be added up
     std::atomic<bool> interrupted_{false};
     std::atomic<Index> bad_row_{kNoRow};
     std::chrono::steady_clock::time_point polled_ = std::chrono::steady_clock::now();

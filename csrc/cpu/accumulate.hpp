@@ -9,6 +9,9 @@ struct Options {
     Layout layout;
     int threads = 1;
     Interrupt interrupt;
+    // The last block is closed as well, whatever its length: the moments then need no arrays of an open block, and
+    // every block has a scatter of its own.
+    bool close = false;
 };
 
 // Adds the rows to the moments (Backend.accumulate in protocol.py). Unless the outcome is `done`, the moments are

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <utility>
 
 #ifdef __linux__
 #include <sys/mman.h>
@@ -82,6 +83,19 @@ class Arena {
 
     std::unique_ptr<std::byte, Free> memory_;
     std::size_t capacity_ = 0;
+};
+
+// While it lives, the calling thread has another arena, which is empty. For code that runs in the middle of a kernel
+// and may call kernels itself, like a signal handler of Python: the workspace of the kernel stays as it is.
+class ArenaAside {
+ public:
+    ArenaAside() { std::swap(kept_, Arena::of_this_thread()); }
+    ~ArenaAside() { std::swap(kept_, Arena::of_this_thread()); }
+    ArenaAside(const ArenaAside&) = delete;
+    ArenaAside& operator=(const ArenaAside&) = delete;
+
+ private:
+    Arena kept_;
 };
 
 }  // namespace gradhess::cpu

@@ -22,13 +22,16 @@ class Blocks {
     using Block = BlockMoments<Scatter>;
     using Buffer = BlockBuffer<Scatter>;
 
-    Blocks(Moments& moments, const Layout& layout, Index samples, Index padded)
+    // With `close` the last block is added as well, whatever its length.
+    Blocks(Moments& moments, const Layout& layout, Index samples, Index padded, bool close)
         : moments_(moments),
           block_rows_(layout.block_rows),
+          slab_rows_(layout.slab_rows),
           samples_(samples),
           parameters_(moments.parameters),
           padded_(padded),
-          buffered_(moments.block_scatter != nullptr),
+          close_(close),
+          buffered_(moments.block_scatter != nullptr || (close && moments.scatter != nullptr)),
           open_rows_(moments.counts[kBlockRows]) {}
 
     // Whether a block has a scatter of its own; otherwise its products go straight into the total.
@@ -38,7 +41,15 @@ class Blocks {
     Index begin(Index b) const { return std::max<Index>(0, b * block_rows_ - open_rows_); }
     Index end(Index b) const { return std::min(samples_, (b + 1) * block_rows_ - open_rows_); }
 
-    Index scatter_bytes() const { return scatter_entries() * static_cast<Index>(sizeof(Scatter)); }
+    // Of the scatters that belong to one block.
+    Index scatter_bytes() const {
+        return (by_slabs_ ? slab_entries() : scatter_entries()) * static_cast<Index>(sizeof(Scatter));
+    }
+
+    // A diagonal without scatters of blocks: those of its slabs, kept one by one, let blocks be summed apart all the
+    // same.
+    Index slab_scatter_bytes() const { return slab_entries() * static_cast<Index>(sizeof(Scatter)); }
+    void keep_slabs() { by_slabs_ = true; }
 
     void carve(Carver& carver, Buffer& buffer) const {
         Block& block = buffer.moments;
@@ -49,12 +60,20 @@ class Blocks {
             block.scatter = carver.take<Scatter>(scatter_entries());
             block.stride = padded_;
         }
+        if (by_slabs_) block.slabs = carver.take<Scatter>(slab_entries());
+    }
+
+    // Where the squares of the slab go whose first row is `first`.
+    Scatter* diagonal(const Block& block, Index first) const {
+        if (block.slabs) return block.slabs + slab_in_block(first) * padded_;
+        return buffered_ ? block.scatter : static_cast<Scatter*>(moments_.scatter);
     }
 
     void start(Block& block, Index b) const {
         std::fill_n(block.shift, padded_, 0.0);
         std::fill_n(block.sum, padded_, 0.0);
         clear(block.scatter);
+        if (block.slabs) std::fill_n(block.slabs, slab_entries(), Scatter(0));
         block.weight = block.weight_squares = block.loss = 0.0;
         block.rows = 0;
         if (b == 0 && open_rows_ > 0) load_open(block);
@@ -67,7 +86,7 @@ class Blocks {
         if (team.rank == 0) {
             for (Index b = first; b < last; ++b) {
                 Buffer& buffer = buffers[b - first];
-                buffer.complete = open_rows_ + end(b) == (b + 1) * block_rows_;
+                buffer.complete = close_ || open_rows_ + end(b) == (b + 1) * block_rows_;
                 if (!buffer.complete) {
                     store_open(buffer.moments);
                     continue;
@@ -81,6 +100,7 @@ class Blocks {
         team.barrier();
         for (Index b = first; b < last; ++b) {
             const Buffer& buffer = buffers[b - first];
+            if (buffer.moments.slabs) add_slabs(team, buffer.moments, b);
             if (buffer.complete) add_scatter(moments_, buffer.moments, buffer.by, buffer.delta, team.rank, team.size);
         }
         team.barrier();  // before the buffers are used again
@@ -90,6 +110,18 @@ class Blocks {
     Index scatter_entries() const {
         if (!buffered_) return 0;
         return moments_.structure == Structure::full ? padded_ * padded_ : padded_;
+    }
+
+    Index slab_entries() const { return block_rows_ / slab_rows_ * padded_; }
+    Index slab_in_block(Index first) const { return (open_rows_ + first) % block_rows_ / slab_rows_; }
+
+    // The diagonals of block b's slabs into the total, as if they had come one by one; entries as in add_scatter.
+    void add_slabs(Team team, const Block& block, Index b) const {
+        auto* total = static_cast<Scatter*>(moments_.scatter);
+        for (Index row = begin(b); row < end(b); row += slab_rows_) {
+            const Scatter* slab = block.slabs + slab_in_block(row) * padded_;
+            for (Index j = team.rank; j < parameters_; j += team.size) total[j] += slab[j];
+        }
     }
 
     // Zeros on and below the diagonal; what tiles write above it is rubbish anyway.
@@ -134,11 +166,14 @@ class Blocks {
 
     Moments& moments_;
     const Index block_rows_;
+    const Index slab_rows_;
     const Index samples_;
     const Index parameters_;
     const Index padded_;
+    const bool close_;
     const bool buffered_;
     const Index open_rows_;
+    bool by_slabs_ = false;
 };
 
 }  // namespace gradhess::cpu

@@ -24,6 +24,10 @@ struct Kernels {
                         const Target<double>&, RowScratch<T>&);
     void (*narrow_slab_narrow)(const Rows&, Index begin, Index count, const double* shift, Slab<T>&, double* sum,
                                const Target<float>&, RowScratch<T>&);
+    void (*sum_slab)(const Rows&, Index begin, Index count, const double* shift, Slab<T>&, double* sum,
+                     double* diagonal, RowScratch<T>&);
+    void (*sum_slab_narrow)(const Rows&, Index begin, Index count, const double* shift, Slab<T>&, double* sum,
+                            float* diagonal, RowScratch<T>&);
     void (*add_squares)(const Slab<T>&, Index begin, Index end, Index parameters, double* diagonal);
     void (*add_squares_narrow)(const Slab<T>&, Index begin, Index end, Index parameters, float* diagonal);
 

@@ -1,4 +1,5 @@
 // The body of every kernels_<isa>.cpp: one template, instantiated for the vector length that the file names.
+#include "diagonal.hpp"
 #include "group_sums.hpp"
 #include "kernel_table.hpp"
 #include "kronecker.hpp"
@@ -23,6 +24,8 @@ constexpr Kernels<T> make_kernels() {
     table.narrow_parameters = kNarrowParameters<T>;
     table.narrow_slab = narrow_slab<T, double>;
     table.narrow_slab_narrow = narrow_slab<T, float>;
+    table.sum_slab = sum_slab<T, double>;
+    table.sum_slab_narrow = sum_slab<T, float>;
     table.add_squares = add_squares<T, double>;
     table.rank_update_narrow = rank_update<T, float>;
     table.add_squares_narrow = add_squares<T, float>;

@@ -61,7 +61,11 @@ bool pair_dependence(const std::uint8_t* labels, const PairJob& given, double* s
     const bool weighted = job.target_weights != nullptr;
     const auto block_size = static_cast<std::size_t>(job.targets * kPairLanes);
     const Index tiles = (job.rows + tuning::kInputsTogether - 1) / tuning::kInputsTogether;
-    const int team = static_cast<int>(std::min<Index>(std::max(1, threads), tiles));
+    // Labels that are compared, in vectors.
+    const double work = static_cast<double>(job.targets) * static_cast<double>(job.rows) *
+                        static_cast<double>(job.inputs) * job.q / kPairLanes;
+    const bool small = work < static_cast<double>(tuning::kTeamMinComparisons);
+    const int team = small ? 1 : static_cast<int>(std::min<Index>(std::max(1, threads), tiles));
     std::vector<TilePlan> plans(static_cast<std::size_t>(team), TilePlan(job.targets, job.q));
     std::vector<std::vector<std::int64_t>> wide(plans.size(), std::vector<std::int64_t>(weighted ? block_size : 0));
     for (TilePlan& plan : plans) plan.next.reserve(static_cast<std::size_t>(job.q));

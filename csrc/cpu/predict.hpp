@@ -1,7 +1,9 @@
-// eta = X w + b of a group of rows, in float64 whatever the rows are.
+// Products of a group of rows with vectors, eta = X w + b among them, and with themselves, in float64 whatever the rows
+// are.
 //
-// Cost per row: d multiply-adds; a row is read once for each output. A row's bits depend on that row alone, and not on
-// the vector length: eight lanes on every instruction set, added in one order.
+// Cost per row: d multiply-adds for each vector; a row is loaded, and widened, once for kProductsAtOnce of them. The
+// bits of a product depend on that row and that vector alone, and not on the vector length: eight lanes on every
+// instruction set, added in one order.
 #pragma once
 
 #include "simd.hpp"
@@ -14,12 +16,6 @@ namespace gradhess::cpu::GRADHESS_ISA {
 struct Lanes8 {
     static constexpr int parts = 8 / kDoubleLanes;
     Doubles part[parts] = {};
-
-    template <class T>
-    GRADHESS_INLINE void add(const T* x, const double* w) {
-        for (int k = 0; k < parts; ++k)
-            part[k] += load_doubles(x + k * kDoubleLanes) * load_doubles(w + k * kDoubleLanes);
-    }
 };
 
 // Sums the lanes of as many rows as a vector has doubles, all rows at once.
@@ -58,27 +54,54 @@ GRADHESS_INLINE Doubles sum_lanes(const Lanes8 (&row)[2]) {
 }
 #endif
 
-// Rows of at least eight features. `tail` holds the last eight coefficients, zero where the whole eights cover them.
+// out[i * stride] = x_i . w + start, or x_i . x_i + start where w is null.
+struct Product {
+    const double* w;
+    double start;
+    double* out;
+    Index stride;
+};
+
+// As many as there are registers for their sums, over as many rows as a vector has doubles.
+inline constexpr int kProductsAtOnce = GRADHESS_VECTOR_BYTES == 64 ? 3 : 1;
+
+// Rows of at least eight features; of the products the last is that of rows with themselves where SQUARES.
 // EIGHTS is d / 8 where that is known at compile time, else 0.
-template <int EIGHTS, class T>
-GRADHESS_INLINE void predict_wide(const T* x, Index stride, Index count, Index d, const double* w, const double* tail,
-                                  double start, double* out, Index out_stride) {
+template <int EIGHTS, int PRODUCTS, bool SQUARES, class T>
+__attribute__((noinline)) void multiply_wide(const T* x, Index stride, Index count, Index d, const Product* product,
+                                             bool half) {
     constexpr int batch = kDoubleLanes;
+    constexpr int vectors = PRODUCTS - (SQUARES ? 1 : 0);
     constexpr Index line_entries = 64 / sizeof(T);
     const Index whole = EIGHTS > 0 ? 8 * EIGHTS : d & ~Index{7};
+    // The last eight coefficients, zero where the whole eights cover them; ones for the squares.
+    alignas(64) double tail[PRODUCTS][8] = {};
+    const double* w[PRODUCTS];
+    for (int q = 0; q < PRODUCTS; ++q) {
+        w[q] = product[q].w;
+        for (Index j = 8 - d % 8; j < 8; ++j) tail[q][j] = q < vectors ? w[q][d - 8 + j] : 1.0;
+    }
+    const Index after_even = half ? 0 : 64;
+    const Index after_odd = 128 - after_even;
     for (Index i = 0; i < count; i += batch) {
         const T* row[batch];  // beyond the end, the last row again
         for (int r = 0; r < batch; ++r) row[r] = x + (i + r < count ? i + r : count - 1) * stride;
-        Lanes8 sums[batch];
+        Lanes8 sums[PRODUCTS][batch];
         const char* ahead = reinterpret_cast<const char*>(row[0]) + tuning::kPrefetchBytes;
         const auto add_eight = [&](Index j) {
 #pragma GCC unroll 8
             for (int r = 0; r < batch; ++r) {
                 if (j % line_entries == 0) {  // line after line, whatever row it belongs to
                     __builtin_prefetch(ahead, 0, 2);
-                    ahead += 64;
+                    ahead += r % 2 ? after_odd : after_even;
                 }
-                sums[r].add(row[r] + j, w + j);
+#pragma GCC unroll 4
+                for (int k = 0; k < Lanes8::parts; ++k) {
+                    const Doubles entry = load_doubles(row[r] + j + k * kDoubleLanes);
+#pragma GCC unroll 3
+                    for (int q = 0; q < PRODUCTS; ++q)
+                        sums[q][r].part[k] += entry * (q < vectors ? load_doubles(w[q] + j + k * kDoubleLanes) : entry);
+                }
             }
         };
         if constexpr (EIGHTS > 0) {
@@ -89,49 +112,112 @@ GRADHESS_INLINE void predict_wide(const T* x, Index stride, Index count, Index d
         }
         if (whole < d) {
 #pragma GCC unroll 8
-            for (int r = 0; r < batch; ++r) sums[r].add(row[r] + (d - 8), tail);
+            for (int r = 0; r < batch; ++r)
+#pragma GCC unroll 4
+                for (int k = 0; k < Lanes8::parts; ++k) {
+                    const Doubles entry = load_doubles(row[r] + d - 8 + k * kDoubleLanes);
+#pragma GCC unroll 3
+                    for (int q = 0; q < PRODUCTS; ++q) {
+                        const Doubles by = load_doubles(tail[q] + k * kDoubleLanes);
+                        sums[q][r].part[k] += entry * (q < vectors ? by : entry * by);
+                    }
+                }
         }
-        const Doubles etas = sum_lanes(sums) + broadcast(start);
-        if (out_stride == 1 && count - i >= batch) {
-            store(out + i, etas);
-            continue;
+#pragma GCC unroll 3
+        for (int q = 0; q < PRODUCTS; ++q) {
+            const Doubles totals = sum_lanes(sums[q]) + broadcast(product[q].start);
+            if (product[q].stride == 1 && count - i >= batch) {
+                store(product[q].out + i, totals);
+                continue;
+            }
+            alignas(64) double total[batch];
+            store(total, totals);
+            const Index valid = count - i < batch ? count - i : batch;
+            for (Index r = 0; r < valid; ++r) product[q].out[(i + r) * product[q].stride] = total[r];
         }
-        alignas(64) double eta[batch];
-        store(eta, etas);
-        const Index valid = count - i < batch ? count - i : batch;
-        for (Index r = 0; r < valid; ++r) out[(i + r) * out_stride] = eta[r];
     }
 }
 
-template <class T>
-GRADHESS_INLINE void predict_narrow(const T* x, Index stride, Index count, Index d, const double* w, double start,
-                                    double* out, Index out_stride) {
+// Rows of D entries, one after the other in memory.
+template <int D, class T>
+GRADHESS_INLINE void multiply_dense(const T* __restrict x, Index count, const Product& product) {
+    double w[D];
+    for (int j = 0; j < D; ++j) w[j] = product.w[j];
+    const double start = product.start;
+    double* __restrict out = product.out;
     for (Index i = 0; i < count; ++i) {
         double sum = 0.0;
-        for (Index j = 0; j < d; ++j) sum += static_cast<double>(x[i * stride + j]) * w[j];
-        out[i * out_stride] = sum + start;
+#pragma GCC unroll 8
+        for (int j = 0; j < D; ++j) sum = multiply_add(static_cast<double>(x[i * D + j]), w[j], sum);
+        out[i] = sum + start;
+    }
+}
+
+// Rows of fewer than eight features: one chain each.
+template <class T>
+inline void multiply_narrow(const T* x, Index stride, Index count, Index d, const Product& product) {
+    if (product.w && product.stride == 1 && stride == d) {
+        switch (d) {
+            case 1: return multiply_dense<1>(x, count, product);
+            case 2: return multiply_dense<2>(x, count, product);
+            case 3: return multiply_dense<3>(x, count, product);
+            case 4: return multiply_dense<4>(x, count, product);
+            default: break;
+        }
+    }
+    for (Index i = 0; i < count; ++i) {
+        double sum = 0.0;
+        for (Index j = 0; j < d; ++j) {
+            const double entry = static_cast<double>(x[i * stride + j]);
+            sum = multiply_add(entry, product.w ? product.w[j] : entry, sum);
+        }
+        product.out[i * product.stride] = sum + product.start;
+    }
+}
+
+template <int PRODUCTS, bool SQUARES, class T>
+inline void multiply_some(const T* x, Index stride, Index count, Index d, const Product* product, bool half) {
+    switch (d / 8) {
+        case 1: multiply_wide<1, PRODUCTS, SQUARES>(x, stride, count, d, product, half); break;
+        case 2: multiply_wide<2, PRODUCTS, SQUARES>(x, stride, count, d, product, half); break;
+        default: multiply_wide<0, PRODUCTS, SQUARES>(x, stride, count, d, product, half); break;
+    }
+}
+
+// `total` products, of which at(q) is the q-th; only the last may be that of rows with themselves. Where `half`, every
+// other line alone is asked for, from the first on: somebody else asks for the others.
+template <class T, class At>
+inline void multiply_rows(const T* x, Index stride, Index count, Index d, Index total, At at, bool half = false) {
+    for (Index q = 0; q < total;) {
+        Product product[kProductsAtOnce];
+        int n = 0;
+        while (n < kProductsAtOnce && q < total) product[n++] = at(q++);
+        if (d < 8) {
+            for (int p = 0; p < n; ++p) multiply_narrow(x, stride, count, d, product[p]);
+            continue;
+        }
+        const bool squares = !product[n - 1].w;
+        if (n == 1) {
+            squares ? multiply_some<1, true>(x, stride, count, d, product, half)
+                    : multiply_some<1, false>(x, stride, count, d, product, half);
+        }
+        if constexpr (kProductsAtOnce == 3) {
+            if (n == 2)
+                squares ? multiply_some<2, true>(x, stride, count, d, product, half)
+                        : multiply_some<2, false>(x, stride, count, d, product, half);
+            if (n == 3)
+                squares ? multiply_some<3, true>(x, stride, count, d, product, half)
+                        : multiply_some<3, false>(x, stride, count, d, product, half);
+        }
     }
 }
 
 // eta[i * k + q] = x_i . coef_q + intercept_q
 template <class T>
 inline void predict(const T* x, Index stride, Index count, Index d, const double* coef, const double* intercept,
-                    Index k, double* eta) {
-    for (Index q = 0; q < k; ++q) {
-        const double start = intercept ? intercept[q] : 0.0;
-        const double* w = coef + q * d;
-        if (d < 8) {
-            predict_narrow(x, stride, count, d, w, start, eta + q, k);
-            continue;
-        }
-        alignas(64) double tail[8] = {};
-        for (Index j = 8 - d % 8; j < 8; ++j) tail[j] = w[d - 8 + j];
-        switch (d / 8) {
-            case 1: predict_wide<1>(x, stride, count, d, w, tail, start, eta + q, k); break;
-            case 2: predict_wide<2>(x, stride, count, d, w, tail, start, eta + q, k); break;
-            default: predict_wide<0>(x, stride, count, d, w, tail, start, eta + q, k); break;
-        }
-    }
+                    Index k, double* eta, bool half = false) {
+    const auto at = [&](Index q) { return Product{coef + q * d, intercept ? intercept[q] : 0.0, eta + q, k}; };
+    multiply_rows(x, stride, count, d, k, at, half);
 }
 
 }  // namespace gradhess::cpu::GRADHESS_ISA

@@ -21,12 +21,19 @@ inline const double* labels(const Rows& rows, Index first, Index count, RowScrat
     return scratch.target;
 }
 
-// Loss terms of a group: scratch.value, scratch.slope, and scratch.factor for gradient rows.
+// scratch.value and scratch.slope of a group, from scratch.eta.
 template <class T>
-inline void loss_terms(const Rows& rows, const RowView<T>& x, Index first, Index count, RowScratch<T>& scratch) {
-    predict(x.data, x.stride, count, rows.features, rows.coef, rows.intercept, rows.outputs, scratch.eta);
+inline void slopes(const Rows& rows, Index first, Index count, RowScratch<T>& scratch) {
     const double* y = labels(rows, first, count, scratch);
     evaluate_loss(rows, first, count, scratch.eta, y, scratch.value, scratch.slope);
+}
+
+// Loss terms of a group: scratch.value, scratch.slope, and scratch.factor for gradient rows.
+template <class T>
+inline void loss_terms(const Rows& rows, const RowView<T>& x, Index first, Index count, RowScratch<T>& scratch,
+                       bool half = false) {
+    predict(x.data, x.stride, count, rows.features, rows.coef, rows.intercept, rows.outputs, scratch.eta, half);
+    slopes(rows, first, count, scratch);
     const Index n = count * rows.row_outputs();
     for (Index i = 0; i < n; ++i) scratch.factor[i] = static_cast<T>(scratch.slope[i]);
 }

@@ -6,6 +6,7 @@
 
 #include "simd.hpp"
 #include "slab.hpp"
+#include "tuning.hpp"
 
 namespace gradhess::cpu::GRADHESS_ISA {
 
@@ -84,14 +85,21 @@ GRADHESS_INLINE void convert_row(const char* from, Index count, T* out) {
 template <class T, class Source>
 inline void transpose_columns(const char* columns, Index column_stride, Index count, Index d, T* out) {
     constexpr Index side = 16;
+    constexpr Index piece = side * static_cast<Index>(sizeof(Source));
     alignas(64) T tile[side][side];
+    // The rows that follow, of which each column is a short piece, too: asked for while these are read, if they fit the
+    // L2 cache beside them.
+    const Index ahead = count * static_cast<Index>(sizeof(Source));
+    const bool ask = ahead * d <= tuning::kAskedColumnsBytes;
     for (Index j0 = 0; j0 < d; j0 += side) {
         const Index width = d - j0 < side ? d - j0 : side;
         for (Index i0 = 0; i0 < count; i0 += side) {
             const Index height = count - i0 < side ? count - i0 : side;
-            for (Index j = 0; j < width; ++j)
-                convert_row<T, Source>(columns + (j0 + j) * column_stride + i0 * static_cast<Index>(sizeof(Source)),
-                                       height, tile[j]);
+            for (Index j = 0; j < width; ++j) {
+                const char* from = columns + (j0 + j) * column_stride + i0 * static_cast<Index>(sizeof(Source));
+                convert_row<T, Source>(from, height, tile[j]);
+                for (Index at = 0; ask && at < piece; at += 64) __builtin_prefetch(from + ahead + at, 0, 2);
+            }
             for (Index i = 0; i < height; ++i)
                 for (Index j = 0; j < width; ++j) out[(i0 + i) * d + j0 + j] = tile[j][i];
         }

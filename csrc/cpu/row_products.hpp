@@ -39,105 +39,199 @@ void errors(const Rows& rows, Index first, Index count, double* out, RowScratch<
     });
 }
 
-// out (count,): Euclidean norms in float64.
+// Products of a group of rows, one read of it: scratch.eta of gradient rows, and at(0), ..., at(total - 1).
+template <class T, class At>
+GRADHESS_INLINE void predict_and_multiply(const Rows& rows, const RowView<T>& x, Index n, Index total,
+                                          RowScratch<T>& scratch, At at) {
+    const Index k = rows.kind == RowKind::gradient ? rows.outputs : 0;
+    multiply_rows(x.data, x.stride, n, rows.features, k + total, [&](Index q) {
+        if (q >= k) return at(q - k);
+        return Product{rows.coef + q * rows.features, rows.intercept ? rows.intercept[q] : 0.0, scratch.eta + q, k};
+    });
+}
+
+// Runs visit(x, i, count) on groups of rows.
+template <class T, class Visit>
+GRADHESS_INLINE void for_plain_groups(const Rows& rows, Index first, Index count, RowScratch<T>& scratch, Visit visit) {
+    for (Index i = 0; i < count; i += scratch.group) {
+        const Index n = count - i < scratch.group ? count - i : scratch.group;
+        visit(view_rows(rows, first + i, n, scratch), i, n);
+    }
+}
+
+// out (count,): Euclidean norms in float64, |delta| |x~|.
 template <class T>
 void norms(const Rows& rows, Index first, Index count, double* out, RowScratch<T>& scratch) {
     const Index k = rows.row_outputs();
-    for_groups(rows, first, count, scratch, [&](const RowView<T>& x, Index i, Index n) {
-        for (Index r = 0; r < n; ++r) {
-            const T* row = x.data + r * x.stride;
-            Doubles part[8 / kDoubleLanes] = {};
-            const Index whole = rows.features & ~Index{7};
-            for (Index j = 0; j < whole; j += 8)
-                for (int v = 0; v < 8 / kDoubleLanes; ++v) {
-                    const Doubles value = load_doubles(row + j + v * kDoubleLanes);
-                    part[v] += value * value;
-                }
-            alignas(64) double lane[8];
-            for (int v = 0; v < 8 / kDoubleLanes; ++v) store(lane + v * kDoubleLanes, part[v]);
-            for (Index j = whole; j < rows.features; ++j)
-                lane[j - whole] += static_cast<double>(row[j]) * static_cast<double>(row[j]);
-            const double within =
-                ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
-            const double squares = within + (rows.unit_column ? 1.0 : 0.0);
-            double size = 1.0;
-            if (rows.kind == RowKind::gradient && k == 1) {
-                size = std::fabs(scratch.slope[r]);  // not by a square, which underflows for a tiny slope
-            } else if (rows.kind == RowKind::gradient) {
-                double sum = 0.0;
-                for (Index q = 0; q < k; ++q) sum += scratch.slope[r * k + q] * scratch.slope[r * k + q];
-                size = std::sqrt(sum);
-            }
-            out[i + r] = size * std::sqrt(squares);
+    const bool scaled = rows.kind == RowKind::gradient;
+    for_plain_groups(rows, first, count, scratch, [&](const RowView<T>& x, Index i, Index n) {
+        double* norm = out + i;
+        predict_and_multiply(rows, x, n, 1, scratch,
+                             [&](Index) { return Product{nullptr, rows.unit_column ? 1.0 : 0.0, norm, 1}; });
+        Index r = 0;
+        for (; r + kDoubleLanes <= n; r += kDoubleLanes) store(norm + r, square_root(load_doubles(norm + r)));
+        for (; r < n; ++r) norm[r] = std::sqrt(norm[r]);
+        if (!scaled) return;
+        slopes(rows, first + i, n, scratch);
+        if (k == 1) {  // not by a square, which underflows for a tiny slope
+            for (r = 0; r < n; ++r) norm[r] *= std::fabs(scratch.slope[r]);
+            return;
+        }
+        for (r = 0; r < n; ++r) {
+            double sum = 0.0;
+            for (Index q = 0; q < k; ++q) sum += scratch.slope[r * k + q] * scratch.slope[r * k + q];
+            norm[r] *= std::sqrt(sum);
         }
     });
 }
 
 // out (count, m) = G V with V given as `vectors` (m, outputs, features) and `units` (m, outputs) or null.
-// `products` holds (group, m * outputs).
+// `products` holds (m * outputs, group).
 template <class T>
 void multiply(const Rows& rows, Index first, Index count, const double* vectors, const double* units, Index m,
               double* products, double* out, RowScratch<T>& scratch) {
     const Index k = rows.row_outputs();
-    for_groups(rows, first, count, scratch, [&](const RowView<T>& x, Index i, Index n) {
-        predict(x.data, x.stride, n, rows.features, vectors, units, m * k, products);
-        for (Index r = 0; r < n; ++r)
-            for (Index c = 0; c < m; ++c) {
-                const double* product = products + (r * m + c) * k;
-                double total = rows.kind == RowKind::gradient ? 0.0 : product[0];
-                if (rows.kind == RowKind::gradient)
-                    for (Index q = 0; q < k; ++q) total += scratch.slope[r * k + q] * product[q];
-                out[(i + r) * m + c] = total;
+    const Index step = scratch.group;
+    const bool scaled = rows.kind == RowKind::gradient;
+    const bool in_place = m * k == 1;
+    for_plain_groups(rows, first, count, scratch, [&](const RowView<T>& x, Index i, Index n) {
+        double* to = out + i * m;
+        double* from = in_place ? to : products;
+        predict_and_multiply(rows, x, n, m * k, scratch, [&](Index c) {
+            return Product{vectors + c * rows.features, units ? units[c] : 0.0, from + c * step, 1};
+        });
+        if (scaled) slopes(rows, first + i, n, scratch);
+        const double* slope = scratch.slope;
+        if (in_place) {
+            for (Index r = 0; scaled && r < n; ++r) to[r] = 0.0 + slope[r] * from[r];
+            return;
+        }
+        for (Index c = 0; c < m; ++c)
+            for (Index r = 0; r < n; ++r) {
+                const double* product = from + c * k * step + r;
+                double total = scaled ? 0.0 : product[0];
+                for (Index q = 0; scaled && q < k; ++q) total += slope[r * k + q] * product[q * step];
+                to[r * m + c] = total;
             }
     });
 }
 
-// out[j] += sum over rows of coefficient * x_j, row after row, and for the unit column after the last feature. One
-// coefficient each `step`.
-template <class T>
-GRADHESS_INLINE void add_rows(const RowView<T>& x, Index n, Index d, bool unit, const double* coefficients, Index step,
-                              double* out) {
+// out_c[j] += sum over rows of coefficient_c * x_j, row after row, for COUNT coefficients c and the VECTORS vectors
+// of columns from x on, or the `part` first columns of one vector where that is not zero.
+template <int VECTORS, int COUNT, bool PART, class T>
+GRADHESS_INLINE void add_tile(const T* x, Index stride, Index n, const double* coefficients, Index step, double* out,
+                              Index width, Index part) {
+    static_assert(!PART || VECTORS == 1);
     constexpr int lanes = kDoubleLanes;
-    constexpr int wide = 4 * lanes;  // columns at a time, each a chain of its own
-    Index j = 0;
-    for (; j + wide <= d; j += wide) {
-        Doubles sum[4];
-        for (int v = 0; v < 4; ++v) sum[v] = load_doubles(out + j + v * lanes);
-        for (Index r = 0; r < n; ++r) {
-            const Doubles coefficient = broadcast(coefficients[r * step]);
-            const T* row = x.data + r * x.stride + j;
-            for (int v = 0; v < 4; ++v) sum[v] += load_doubles(row + v * lanes) * coefficient;
-        }
-        for (int v = 0; v < 4; ++v) store(out + j + v * lanes, sum[v]);
-    }
+    Doubles sum[COUNT][VECTORS];
+    for (int c = 0; c < COUNT; ++c)
+        for (int v = 0; v < VECTORS; ++v)
+            sum[c][v] = PART ? load_first(out + c * width, part)
+                             : load_doubles(static_cast<const double*>(out) + c * width + v * lanes);
     for (Index r = 0; r < n; ++r) {
-        const double coefficient = coefficients[r * step];
-        const T* row = x.data + r * x.stride;
-        for (Index c = j; c < d; ++c) out[c] += static_cast<double>(row[c]) * coefficient;
-        if (unit) out[d] += coefficient;
+        const T* row = x + r * stride;
+        Doubles entry[VECTORS];
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; ++v)
+            entry[v] = PART ? load_first_doubles(row, part) : load_doubles(row + v * lanes);
+#pragma GCC unroll 4
+        for (int c = 0; c < COUNT; ++c) {
+            const Doubles coefficient = broadcast(coefficients[c * step + r]);
+#pragma GCC unroll 8
+            for (int v = 0; v < VECTORS; ++v) sum[c][v] += entry[v] * coefficient;
+        }
+    }
+    for (int c = 0; c < COUNT; ++c) {
+        if (!PART) {
+            for (int v = 0; v < VECTORS; ++v) store(out + c * width + v * lanes, sum[c][v]);
+            continue;
+        }
+        alignas(64) double line[lanes];
+        store(line, sum[c][0]);
+        for (Index j = 0; j < part; ++j) out[c * width + j] = line[j];
+    }
+}
+
+template <int COUNT, class T>
+__attribute__((noinline)) void add_columns(const RowView<T>& x, Index n, Index d, bool unit, const double* coefficients,
+                                           Index step, double* out, Index width) {
+    constexpr int lanes = kDoubleLanes;
+    constexpr int most = COUNT == 1 ? 8 : (GRADHESS_VECTOR_BYTES == 64 ? 4 : 2);
+    Index j = 0;
+    for (; j + most * lanes <= d; j += most * lanes)
+        add_tile<most, COUNT, false>(x.data + j, x.stride, n, coefficients, step, out + j, width, 0);
+    if constexpr (most > 4) {
+        if (j + 4 * lanes <= d) {
+            add_tile<4, COUNT, false>(x.data + j, x.stride, n, coefficients, step, out + j, width, 0);
+            j += 4 * lanes;
+        }
+    }
+    if constexpr (most > 2) {
+        if (j + 2 * lanes <= d) {
+            add_tile<2, COUNT, false>(x.data + j, x.stride, n, coefficients, step, out + j, width, 0);
+            j += 2 * lanes;
+        }
+    }
+    if (j + lanes <= d) {
+        add_tile<1, COUNT, false>(x.data + j, x.stride, n, coefficients, step, out + j, width, 0);
+        j += lanes;
+    }
+    if (j < d) add_tile<1, COUNT, true>(x.data + j, x.stride, n, coefficients, step, out + j, width, d - j);
+    if (!unit) return;
+    for (int c = 0; c < COUNT; ++c) {
+        double sum = out[c * width + d];
+        for (Index r = 0; r < n; ++r) sum += coefficients[c * step + r];
+        out[c * width + d] = sum;
     }
 }
 
 // out (m, outputs, width) += sum over rows of t_i g_i, with t (count, m) given as `u`, or t = G V with V given as in
-// `multiply`: then it is G^T G V, from one read of X. `products` holds (group, m * outputs).
+// `multiply`: then it is G^T G V, from one read of X. `products` holds (m * outputs, group).
 template <class T>
 void multiply_transposed(const Rows& rows, Index first, Index count, const double* u, const double* vectors,
                          const double* units, Index m, double* products, double* out, RowScratch<T>& scratch) {
     const Index k = rows.row_outputs();
+    const Index total = m * k;
+    const Index step = scratch.group;
+    const Index width = rows.width();
     const bool scaled = rows.kind == RowKind::gradient;
-    for_groups(rows, first, count, scratch, [&](const RowView<T>& x, Index i, Index n) {
-        if (vectors) predict(x.data, x.stride, n, rows.features, vectors, units, m * k, products);
-        for (Index r = 0; r < n; ++r)
-            for (Index c = 0; c < m; ++c) {
-                double* product = products + (r * m + c) * k;
-                const double* slope = scratch.slope + r * k;
-                double t = vectors ? 0.0 : u[(first + i + r) * m + c];
-                if (vectors)
-                    for (Index q = 0; q < k; ++q) t += scaled ? slope[q] * product[q] : product[q];
-                for (Index q = 0; q < k; ++q) product[q] = scaled ? t * slope[q] : t;
+    for_plain_groups(rows, first, count, scratch, [&](const RowView<T>& x, Index i, Index n) {
+        predict_and_multiply(rows, x, n, vectors ? total : 0, scratch, [&](Index c) {
+            return Product{vectors + c * rows.features, units ? units[c] : 0.0, products + c * step, 1};
+        });
+        if (scaled) slopes(rows, first + i, n, scratch);
+        const double* slope = scratch.slope;
+        for (Index c = 0; c < m; ++c) {
+            double* product = products + c * k * step;
+            const double* given = u ? u + (first + i) * m + c : nullptr;
+            if (!scaled) {
+                for (Index r = 0; given && r < n; ++r) product[r] = given[r * m];
+            } else if (k == 1) {
+                if (given) {
+                    for (Index r = 0; r < n; ++r) product[r] = given[r * m] * slope[r];
+                } else {
+                    for (Index r = 0; r < n; ++r) product[r] = (0.0 + slope[r] * product[r]) * slope[r];
+                }
+            } else {
+                for (Index r = 0; r < n; ++r) {
+                    double t = given ? given[r * m] : 0.0;
+                    for (Index q = 0; !given && q < k; ++q) t += slope[r * k + q] * product[q * step + r];
+                    for (Index q = 0; q < k; ++q) product[q * step + r] = t * slope[r * k + q];
+                }
             }
-        for (Index c = 0; c < m * k; ++c)
-            add_rows(x, n, rows.features, rows.unit_column, products + c, m * k, out + c * rows.width());
+        }
+        const auto add = [&]<int COUNT>(Index c) {
+            add_columns<COUNT>(x, n, rows.features, rows.unit_column, products + c * step, step, out + c * width,
+                               width);
+        };
+        Index c = 0;
+        for (; c + 4 <= total; c += 4) add.template operator()<4>(c);
+        switch (total - c) {
+            case 1: add.template operator()<1>(c); break;
+            case 2: add.template operator()<2>(c); break;
+            case 3: add.template operator()<3>(c); break;
+            default: break;
+        }
     });
 }
 

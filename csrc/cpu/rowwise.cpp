@@ -12,10 +12,26 @@
 namespace gradhess::cpu {
 namespace {
 
+// Rows of a job: fewer where they are wide, so that there are jobs for all threads. Whole slabs.
+Index job_rows(const Rows& rows) {
+    const Index wanted = tuning::kRowJobBytes / std::max<Index>(1, rows.features * 8);
+    return std::clamp<Index>(wanted / 256 * 256, 256, tuning::kRowJob);
+}
+
+// The group shrinks where beside a row so many numbers are kept for it, so that these stay in the L1 cache as well.
+template <class T>
+void leave_room(RowScratch<T>& scratch, const Rows& rows, Index numbers_per_row) {
+    if (std::abs(rows.column_stride) > std::abs(rows.row_stride)) return;  // long pieces of columns
+    const Index wanted = tuning::kGroupBytes / (8 * (rows.features + numbers_per_row));
+    scratch.group =
+        std::clamp<Index>(wanted / tuning::kGroupRowsMin * tuning::kGroupRowsMin, tuning::kGroupRowsMin, scratch.group);
+}
+
 // Runs job(first, count, scratch, extra) for fixed ranges of rows; extra is room for `extra_per_row` doubles a row.
 template <class T, class Job>
 void for_jobs(const Rows& rows, Index extra_per_row, int threads, Index panel, Job job) {
-    const Index jobs = (rows.samples + tuning::kRowJob - 1) / tuning::kRowJob;
+    const Index of_job = job_rows(rows);
+    const Index jobs = (rows.samples + of_job - 1) / of_job;
     const int team = static_cast<int>(std::min<Index>(std::max(1, threads), jobs));
     std::vector<RowScratch<T>> scratch(static_cast<std::size_t>(team));
     std::vector<double*> extra(scratch.size());
@@ -23,13 +39,14 @@ void for_jobs(const Rows& rows, Index extra_per_row, int threads, Index panel, J
         for (std::size_t t = 0; t < scratch.size(); ++t) {
             scratch[t] = carve_rows<T>(carver, rows, 0, panel);
             extra[t] = carver.take<double>(scratch[t].group * extra_per_row);
+            if (extra_per_row > 1) leave_room(scratch[t], rows, extra_per_row);
         }
     });
 #pragma omp parallel for num_threads(team) schedule(dynamic, 1) if (team > 1)
     for (Index j = 0; j < jobs; ++j) {
         const auto t = static_cast<std::size_t>(omp_get_thread_num());
-        const Index first = j * tuning::kRowJob;
-        job(first, std::min(tuning::kRowJob, rows.samples - first), scratch[t], extra[t]);
+        const Index first = j * of_job;
+        job(first, std::min(of_job, rows.samples - first), scratch[t], extra[t]);
     }
     Arena::of_this_thread().trim();
 }
@@ -66,6 +83,25 @@ Index first_nonfinite(const Rows& rows, const double* weights, int threads, cons
     return found.load() == none ? -1 : found.load();
 }
 
+bool all_finite(const double* values, Index count, int threads) {
+    const Index jobs = (count + tuning::kCheckedValues - 1) / tuning::kCheckedValues;
+    const int team = static_cast<int>(std::min<Index>(std::max(1, threads), jobs));
+    std::atomic<bool> finite{true};
+#pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
+    for (Index j = 0; j < jobs; ++j) {
+        const double* from = values + j * tuning::kCheckedValues;
+        const Index n = std::min(tuning::kCheckedValues, count - j * tuning::kCheckedValues);
+        double zero[8] = {};  // stays zero unless a value makes it NaN
+        Index i = 0;
+        for (; i + 8 <= n; i += 8)
+            for (int c = 0; c < 8; ++c) zero[c] += from[i + c] * 0.0;
+        for (; i < n; ++i) zero[0] += from[i] * 0.0;
+        for (int c = 1; c < 8; ++c) zero[0] += zero[c];
+        if (zero[0] != 0.0) finite = false;
+    }
+    return finite;
+}
+
 void errors(const Rows& rows, double* out, int threads, const Isa& isa) {
     with_kernels(rows, isa, [&](const auto& kernels, auto zero) {
         using T = decltype(zero);
@@ -100,7 +136,8 @@ void multiply_transposed(const Rows& rows, const double* u, const double* vector
                          double* out, int threads, const Isa& isa) {
     const Index entries = m * rows.parameters();
     std::fill_n(out, entries, 0.0);
-    const Index jobs = (rows.samples + tuning::kRowJob - 1) / tuning::kRowJob;
+    const Index of_job = job_rows(rows);
+    const Index jobs = (rows.samples + of_job - 1) / of_job;
     const int team = static_cast<int>(std::min<Index>(std::max(1, threads), jobs));
     const Index per_thread =
         std::clamp<Index>(tuning::kBlockBufferBytes / (entries * static_cast<Index>(sizeof(double))), 1, 16);
@@ -114,6 +151,7 @@ void multiply_transposed(const Rows& rows, const double* u, const double* vector
             for (std::size_t t = 0; t < scratch.size(); ++t) {
                 scratch[t] = carve_rows<T>(carver, rows, 0, kernels.panel);
                 products[t] = carver.take<double>(scratch[t].group * m * rows.row_outputs());
+                leave_room(scratch[t], rows, m * rows.row_outputs());
             }
             sums = carver.take<double>(round * entries);
         });
@@ -122,11 +160,11 @@ void multiply_transposed(const Rows& rows, const double* u, const double* vector
 #pragma omp parallel for num_threads(team) schedule(dynamic, 1) if (team > 1)
             for (Index j = base; j < end; ++j) {
                 const auto t = static_cast<std::size_t>(omp_get_thread_num());
-                const Index first = j * tuning::kRowJob;
+                const Index first = j * of_job;
                 double* sum = sums + (j - base) * entries;
                 std::fill_n(sum, entries, 0.0);
-                kernels.multiply_transposed(rows, first, std::min(tuning::kRowJob, rows.samples - first), u, vectors,
-                                            units, m, products[t], sum, scratch[t]);
+                kernels.multiply_transposed(rows, first, std::min(of_job, rows.samples - first), u, vectors, units, m,
+                                            products[t], sum, scratch[t]);
             }
             for (Index j = base; j < end; ++j)
                 for (Index e = 0; e < entries; ++e) out[e] += sums[(j - base) * entries + e];

@@ -11,6 +11,8 @@ void errors(const Rows& rows, double* out, int threads, const Isa& isa);
 // Each as the method of the same name in protocol.py. `out` belongs to the caller.
 void materialize(const Rows& rows, void* out, const Isa& isa);
 Index first_nonfinite(const Rows& rows, const double* weights, int threads, const Isa& isa);
+// Whether all entries of a result are finite.
+bool all_finite(const double* values, Index count, int threads);
 void norms(const Rows& rows, double* out, int threads, const Isa& isa);
 // `vectors` (m, outputs, features) and `units` (m, outputs), or null without a unit column.
 void multiply(const Rows& rows, const double* vectors, const double* units, Index m, double* out, int threads,

@@ -80,6 +80,60 @@ GRADHESS_INLINE Vector<float> load_halves(const char* from) {
 }
 #endif
 
+// The first `count` entries of what begins at `from`, fewer than a vector has, and zeros: nothing beyond them is read.
+GRADHESS_INLINE Vector<double> load_first(const double* from, Index count) {
+#if GRADHESS_VECTOR_BYTES == 64
+    return _mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << count) - 1), from);
+#elif GRADHESS_VECTOR_BYTES == 32
+    const __m256i lane = _mm256_setr_epi64x(0, 1, 2, 3);
+    return _mm256_maskload_pd(from, _mm256_cmpgt_epi64(_mm256_set1_epi64x(count), lane));
+#else
+    Vector<double> v = {};
+    for (Index j = 0; j < count; ++j) v[j] = from[j];
+    return v;
+#endif
+}
+
+GRADHESS_INLINE Vector<float> load_first(const float* from, Index count) {
+#if GRADHESS_VECTOR_BYTES == 64
+    return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from);
+#elif GRADHESS_VECTOR_BYTES == 32
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_maskload_ps(from, _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), lane));
+#else
+    Vector<float> v = {};
+    for (Index j = 0; j < count; ++j) v[j] = from[j];
+    return v;
+#endif
+}
+
+// The same as doubles, fewer than a vector of these has.
+GRADHESS_INLINE Doubles load_first_doubles(const double* from, Index count) { return load_first(from, count); }
+
+GRADHESS_INLINE Doubles load_first_doubles(const float* from, Index count) {
+#if GRADHESS_VECTOR_BYTES == 64
+    return _mm512_maskz_cvtps_pd(0xff, _mm256_maskz_loadu_ps(static_cast<__mmask8>((1u << count) - 1), from));
+#elif GRADHESS_VECTOR_BYTES == 32
+    const __m128i lane = _mm_setr_epi32(0, 1, 2, 3);
+    return _mm256_cvtps_pd(_mm_maskload_ps(from, _mm_cmpgt_epi32(_mm_set1_epi32(static_cast<int>(count)), lane)));
+#else
+    Doubles v = {};
+    for (Index j = 0; j < count; ++j) v[j] = static_cast<double>(from[j]);
+    return v;
+#endif
+}
+
+GRADHESS_INLINE Doubles square_root(Doubles v) {
+#if GRADHESS_VECTOR_BYTES == 64
+    return _mm512_maskz_sqrt_pd(0xff, v);
+#elif GRADHESS_VECTOR_BYTES == 32
+    return _mm256_sqrt_pd(v);
+#else
+    for (int k = 0; k < kDoubleLanes; ++k) v[k] = __builtin_sqrt(v[k]);
+    return v;
+#endif
+}
+
 // The two halves of a vector of floats, as doubles.
 struct DoublesPair {
     Doubles low, high;
@@ -106,6 +160,16 @@ template <class V>
 GRADHESS_INLINE V rounded(V product) {
     asm("" : GRADHESS_VECTOR_REGISTER(product));
     return product;
+}
+
+// a * b + c, rounded once where the processor can: for loops of which the compiler would fuse other operations in its
+// vectors than in what is left over.
+GRADHESS_INLINE double multiply_add(double a, double b, double c) {
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+    return __builtin_fma(a, b, c);
+#else
+    return a * b + c;
+#endif
 }
 
 template <class T>

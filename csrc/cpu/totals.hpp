@@ -12,6 +12,7 @@ namespace gradhess::cpu {
 template <class Scatter>
 struct BlockMoments {
     Scatter* scatter = nullptr;
+    Scatter* slabs = nullptr;  // (slabs, padded): diagonals that go into the total one by one, before the block
     Index stride = 0;
     double* shift = nullptr;
     double* sum = nullptr;

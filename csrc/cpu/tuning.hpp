@@ -1,5 +1,6 @@
-// Every tuning constant of the CPU kernels. Results do not depend on any of them: the order of summation is fixed by
-// Layout in job.hpp. See bench/README.md for how they were measured.
+// Every tuning constant of the CPU kernels, but for the shapes that registers dictate, which stand beside the loops
+// that have them. Results do not depend on any of them: the order of summation is fixed by Layout in job.hpp. See
+// bench/README.md for how they were measured.
 #pragma once
 
 #include "job.hpp"
@@ -48,11 +49,18 @@ inline constexpr Index kGroupJobsPerThread = 16;
 // Pairwise dependence (pairs.cpp): inputs that meet a block of labels while it is in cache.
 inline constexpr Index kInputsTogether = 16;
 
+// Comparisons of vectors of labels below which one thread does them all: about 15 us of work on a Zen 4, which a team
+// does in 10 where its threads are awake, and in more than 15 where they have to be woken.
+inline constexpr Index kTeamMinComparisons = 8'000;
+
 // Work, in multiply-adds, below which starting a team of threads costs more than it saves.
 inline constexpr Index kTeamMinWork = 400'000;
 
 // How far ahead of the rows being read the next ones are asked for.
 inline constexpr Index kPrefetchBytes = 16384;
+
+// The same where columns are the contiguous direction: a group of rows that is asked for while the one before is read.
+inline constexpr Index kAskedColumnsBytes = 512 * 1024;
 
 // Buffers of a thread in which finished blocks wait to be added to the total: threads meet once for as many blocks as
 // fit, and rarely enough that one that was put aside for a moment does not hold the others up.
@@ -61,8 +69,18 @@ inline constexpr Index kBlockBuffersWanted = 4;  // even where they are larger, 
 inline constexpr Index kBlockBufferBytesMax = 2048 * 1024;
 inline constexpr Index kBlockBuffersMax = 64;
 
+// Up to here the diagonals of a block's slabs are kept apart, so that threads can have blocks of their own.
+inline constexpr Index kSlabScattersBytes = 1024 * 1024;
+
 // Rows per job of the row-wise operations (norms, products with vectors, the scan for values that are not finite).
 inline constexpr Index kRowJob = 4096;
+inline constexpr Index kRowJobBytes = 2048 * 1024;  // fewer where they take more bytes (as float64)
+
+// Rows of so many bytes are summed by eights, others by groups (a Zen 4: 1.2 times as fast in float64 from there on).
+inline constexpr Index kWideRowBytes = 4096;
+
+// Entries that a thread checks at a time; starting a thread costs as much as so many.
+inline constexpr Index kCheckedValues = 65536;
 
 // A thread keeps its workspace between calls up to this size, so a stream allocates nothing once it runs.
 inline constexpr std::size_t kKeptWorkspaceBytes = 32u << 20;

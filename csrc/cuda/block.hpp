@@ -2,7 +2,7 @@
 // Mirrors Block and Panel of gradhess/_backends/cupy/engine.py, which give the formulas. No CUDA, no Python.
 #pragma once
 
-#include <cstdint>
+#include "portable.hpp"
 
 namespace gradhess::cuda {
 
@@ -10,8 +10,8 @@ using Index = std::int64_t;
 
 enum class DType : int { f64, f32, f16, bf16 };
 
-// Codes in the order of loss_formulas.SCALAR_LOSSES.
-enum class Loss : int { none = -1, squared, logistic, poisson, huber };
+// Codes in the order of loss_formulas.SCALAR_LOSSES; `custom` is known to kernels that are compiled at run time.
+enum class Loss : int { none = -1, squared, logistic, poisson, huber, custom };
 
 enum class RowKind : int { dense, gradient, hessian };
 
@@ -32,7 +32,8 @@ struct Block {
     const double* coef = nullptr;         // (features,)
     const double* intercept = nullptr;    // (1,) or null
     const double* loss_weight = nullptr;  // c, (samples,) or null
-    // Instead of a loss: c l' of gradient rows, (samples, outputs), or c l'' of Hessian rows, and c l, (samples,).
+    // Instead of a loss: c l' of gradient rows, (samples, outputs), or c l'' of Hessian rows; and c l, (samples,), of
+    // dense rows, too.
     const double* slopes = nullptr;
     const double* values = nullptr;
     Index outputs = 1;                // k; more than 1 only with slopes
@@ -41,9 +42,11 @@ struct Block {
     const Index* gate = nullptr;      // (1,); a number >= 0 makes all rows zero
     Index first_row = 0;              // added to the index of a row in `bad`
 
-    Index width() const { return features + (unit_column ? 1 : 0); }
-    Index parameters() const { return width() * (kind == RowKind::gradient ? outputs : 1); }
-    bool weighted() const { return weights != nullptr || kind == RowKind::hessian; }
+    GRADHESS_HOST_DEVICE Index width() const { return features + (unit_column ? 1 : 0); }
+    GRADHESS_HOST_DEVICE Index parameters() const { return width() * (kind == RowKind::gradient ? outputs : 1); }
+    // Whether the kernel evaluates a loss.
+    GRADHESS_HOST_DEVICE bool predicted() const { return loss != Loss::none && !slopes; }
+    GRADHESS_HOST_DEVICE bool weighted() const { return weights != nullptr || kind == RowKind::hessian; }
 };
 
 // Where the row pass writes. Pointers that are null are not written.
@@ -67,6 +70,6 @@ struct Panel {
     Index* bad = nullptr;          // (1,): lowered to the first row that is not finite
 };
 
-inline bool computes_in_float(DType dtype) { return dtype != DType::f64; }
+GRADHESS_HOST_DEVICE inline bool computes_in_float(DType dtype) { return dtype != DType::f64; }
 
 }  // namespace gradhess::cuda

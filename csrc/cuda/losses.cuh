@@ -2,8 +2,6 @@
 // gradhess/_backends/loss_formulas.py and csrc/cpu/losses.hpp, with the exp and log1p of the CUDA library.
 #pragma once
 
-#include <cmath>
-
 #include "block.hpp"
 #include "device/platform.cuh"
 
@@ -62,6 +60,15 @@ GRADHESS_DEVICE bool in_domain(Loss loss, double y) {
         default: return y == y;
     }
 }
+
+// Where the slopes of rows come from: the losses above, by the code in the block. Kernels take it as a template
+// argument; gradhess/_backends/cuda/custom.py writes others.
+struct BuiltInLosses {
+    GRADHESS_DEVICE static LossTerms evaluate(const Block& block, double eta, double y) {
+        return evaluate_loss(block.loss, block.parameter, eta, y);
+    }
+    GRADHESS_DEVICE static bool has_label(const Block& block, double y) { return in_domain(block.loss, y); }
+};
 
 // Infinite or NaN. A comparison, so that it costs one instruction.
 GRADHESS_DEVICE bool not_finite(double value) { return !(fabs(value) <= 1.7976931348623157e308); }

@@ -9,7 +9,8 @@
 //           So every entry is read from shared memory once per warp, and z is never stored.
 // Products: in float64 on tensor cores, whatever the type of X: z is rounded to the compute type and then exact.
 // Banks:    the pitch of a tile is 32 bytes more than a multiple of 128, so the four rows lie in different banks.
-// Order:    k within a warp, warps in order, segments in order by a second kernel. It depends on n and p alone.
+// Order:    k within a warp, warps in order, segments in order by a second kernel. It depends on n and p alone, since a
+//           tile is a multiple of 32 rows of any type.
 // Cost:     one read of X; per row 32 T (T + 1) FMA for T = p / 8 squares a side; a partial C per segment. At
 //           p = 64 and float32 that is 19 FLOP per byte: the tensor cores' 67 TFLOP/s are the limit at 3.5 TB/s, the
 //           memory everywhere else. Estimates; not yet run on hardware.
@@ -34,27 +35,27 @@ constexpr Index kMostTileRows = 128;
 constexpr Index kMostParameters = 128;
 constexpr Index kMostSegments = 528;  // four for each of 132 multiprocessors
 
-inline Index tile_pitch(Index features, Index item_bytes) {
+GRADHESS_HOST_DEVICE inline Index tile_pitch(Index features, Index item_bytes) {
     const Index bytes = features * item_bytes;
     return ((bytes + 95) / 128 * 128 + 32) / item_bytes;
 }
 
-inline Index tile_rows(Index features, Index item_bytes) {
+GRADHESS_HOST_DEVICE inline Index tile_rows(Index features, Index item_bytes) {
     Index rows = kMostTileRows;
     while (rows * tile_pitch(features, item_bytes) * item_bytes > kTileBytes) rows /= 2;
     return rows;
 }
 
-inline Index segment_rows(Index samples) {
+GRADHESS_HOST_DEVICE inline Index segment_rows(Index samples) {
     return ((samples + kMostSegments - 1) / kMostSegments + kMostTileRows - 1) / kMostTileRows * kMostTileRows;
 }
 
-inline Index segments(Index samples) {
+GRADHESS_HOST_DEVICE inline Index segments(Index samples) {
     return samples == 0 ? 0 : (samples + segment_rows(samples) - 1) / segment_rows(samples);
 }
 
 // Squares of 8 along a side: 4, 8 or 16.
-inline int squares(Index parameters) { return parameters <= 32 ? 4 : parameters <= 64 ? 8 : 16; }
+GRADHESS_HOST_DEVICE inline int squares(Index parameters) { return parameters <= 32 ? 4 : parameters <= 64 ? 8 : 16; }
 
 GRADHESS_HOST_DEVICE_INLINE Index part_doubles(int side) {
     return Index{side} * (side + 1) / 2 * kSquareEntries + side * kSquare + 3;
@@ -87,16 +88,12 @@ struct Roles {
 template <class Source>
 GRADHESS_DEVICE void predict(const Block& block, const Source* tile, Index pitch, Index count, double* eta) {
     const int lane = device::lane_number();
-    const double start = block.intercept ? block.intercept[0] : 0.0;
     for (Index base = 4 * device::warp_number(); base < count; base += 4 * kWarps) {
         const Index row = base + lane / 8;
-        double sum = 0.0;
-        if (row < count) {
-            for (Index j = lane % 8; j < block.features; j += 8)
-                sum += device::to_double(tile[row * pitch + j]) * block.coef[j];
-        }
-        sum = device::sum_lanes<8>(sum);
-        if (row < count && lane % 8 == 0) eta[row] = sum + start;
+        double found[1];
+        predict_rows<8>(
+            block, row < count, [&](int, Index j) { return device::to_double(tile[row * pitch + j]); }, found);
+        if (row < count && lane % 8 == 0) eta[row] = found[0];
     }
 }
 
@@ -135,14 +132,14 @@ GRADHESS_DEVICE void multiply_tile(const Job& job, const Source* tile, const T* 
                 g = column < block.features ? device::convert<T>(tile[row * job.rows.staged_pitch + column]) : T(1);
                 if (gradient) g = device::rounded_product(factor, g);
                 if (ROLE == 0 && not_finite(g)) bad = first + row < bad ? first + row : bad;
-                g -= shift[column];
+                g = device::difference(g, shift[column]);
             }
             z[t] = device::to_double(g);
         }
         multiply_slots<SIDE, SHARE, ROLE, 0>(w, z, c);
         if (ROLE == 0) {
 #pragma unroll
-            for (int t = 0; t < SIDE; ++t) sums[t] += w * z[t];
+            for (int t = 0; t < SIDE; ++t) sums[t] = fma(w, z[t], sums[t]);
         }
     }
 }
@@ -163,8 +160,15 @@ GRADHESS_DEVICE void add_squares(const double (&c)[Roles<SIDE, SHARE>::kHeld][2]
     if constexpr (SLOT + 1 < Roles<SIDE, SHARE>::kSlots) add_squares<SIDE, SHARE, ROLE, SLOT + 1>(c, whole, first);
 }
 
-template <class Source, class T, int SIDE, int SHARE>
-__global__ void __launch_bounds__(kThreads, 1) narrow_kernel(const __grid_constant__ Job job) {
+struct RowTotals {
+    double weight = 0.0;
+    double weight_squares = 0.0;
+    double loss = 0.0;
+};
+
+// The kernel, over where slopes come from (`Losses`, as BuiltInLosses).
+template <class Source, class T, int SIDE, int SHARE, class Losses>
+GRADHESS_DEVICE void update_rows(const Job& job) {
     const Block& block = job.rows.block;
     const int thread = device::thread_number();
     const int group = device::warp_number() / SHARE;
@@ -193,7 +197,8 @@ __global__ void __launch_bounds__(kThreads, 1) narrow_kernel(const __grid_consta
     }
     double c[Roles<SIDE, SHARE>::kHeld][2] = {};
     double sums[SIDE] = {};
-    rowpass::RowTotals totals;
+    double* value = scratch;  // until the end
+    RowTotals totals;         // of every 32nd row, in the first warp
     Index bad = kNoBadRow;
     const auto rows_from = [&](Index first) { return end - first < tile_rows ? end - first : tile_rows; };
 
@@ -216,14 +221,24 @@ __global__ void __launch_bounds__(kThreads, 1) narrow_kernel(const __grid_consta
         device::commit_copies();
         stage = (stage + 1) % kStages;
 
-        if (block.loss != Loss::none && !block.slopes) {
+        if (block.predicted()) {
             predict(block, tile, job.rows.staged_pitch, count, weight);
             __syncthreads();
         }
         if (thread < count) {
-            rowpass::finish_row<T>(job.rows, first + thread, thread, closed, slope, weight, totals, bad);
+            const rowpass::FinishedRow row =
+                rowpass::finish_row<T, Losses>(job.rows, first + thread, thread, weight[thread], closed, slope, bad);
+            weight[thread] = row.weight;
+            value[thread] = row.value;
         }
         __syncthreads();
+        if (thread < device::kWarp) {
+            for (Index row = thread; row < count; row += device::kWarp) {
+                totals.weight += weight[row];
+                totals.weight_squares = fma(weight[row], weight[row], totals.weight_squares);
+                totals.loss += value[row];
+            }
+        }
         if (closed) continue;
         switch (role) {
             case 0:
@@ -271,17 +286,24 @@ __global__ void __launch_bounds__(kThreads, 1) narrow_kernel(const __grid_consta
     __syncthreads();
     for (int i = thread; i < SIDE * (SIDE + 1) / 2 * kSquareEntries; i += kThreads) part[i] = whole[i];
 
-    for (int quantity = 0; quantity < 3; ++quantity) {
-        __syncthreads();
-        scratch[thread] = quantity == 0 ? totals.weight : quantity == 1 ? totals.weight_squares : totals.loss;
-        __syncthreads();
-        if (thread == 0) {
-            double total = 0.0;
-            for (Index i = 0; i < tile_rows; ++i) total += scratch[i];
-            columns[SIDE * kSquare + quantity] = total;
-        }
+    __syncthreads();
+    if (thread < device::kWarp) {
+        scratch[thread] = totals.weight;
+        scratch[device::kWarp + thread] = totals.weight_squares;
+        scratch[2 * device::kWarp + thread] = totals.loss;
+    }
+    __syncthreads();
+    if (thread < 3) {
+        double total = 0.0;
+        for (int lane = 0; lane < device::kWarp; ++lane) total += scratch[thread * device::kWarp + lane];
+        columns[SIDE * kSquare + thread] = total;
     }
     if (bad != kNoBadRow && !closed) device::lower_to(job.rows.panel.bad, block.first_row + bad);
+}
+
+template <class Source, class T, int SIDE, int SHARE>
+__global__ void __launch_bounds__(kThreads, 1) narrow_kernel(const __grid_constant__ Job job) {
+    update_rows<Source, T, SIDE, SHARE, BuiltInLosses>(job);
 }
 
 // Adds the parts of the segments, in kAdders runs of neighbouring segments and then the runs in order; and C to the

@@ -15,15 +15,7 @@
 //           computations" (2019); Ootomo and Yokota, "Recovering single precision accuracy from Tensor Cores" (2022).
 #pragma once
 
-#include <cstdint>
-
-#if !defined(GRADHESS_HOST_DEVICE)
-#if defined(__CUDACC__)
-#define GRADHESS_HOST_DEVICE __host__ __device__
-#else
-#define GRADHESS_HOST_DEVICE
-#endif
-#endif
+#include "portable.hpp"
 
 namespace gradhess::cuda {
 

@@ -3,14 +3,25 @@
 
 #include "api.hpp"
 #include "device/launch.cuh"
+#include "device/row_types.cuh"
 
 namespace gradhess::cuda {
 namespace {
 
 using namespace rowpass;
 
+template <class Source, class T, bool STAGED>
+Status launch_rows(const Job& job, const device::LaunchShape& shape, const RunTimeLaunch& run_time) {
+    KernelCall call;
+    call.function = "rowpass::pass_rows<" + device::name_of_type<Source>() + ", " + device::name_of_type<T>() +
+                    (STAGED ? ", true" : ", false");
+    call.job = "rowpass::Job";
+    call.bounds = std::to_string(kThreads) + ", " + std::to_string(kBlocks);
+    return device::launch_rows(shape, rowpass_kernel<Source, T, STAGED>, job.block.loss, run_time, call, job);
+}
+
 template <class Source, class T>
-Status launch_as(Job& job, void* stream) {
+Status launch_as(Job& job, void* stream, const RunTimeLaunch& run_time) {
     constexpr Index item = sizeof(Source);
     const Block& block = job.block;
     job.tile_rows = rowpass::tile_rows(block.features, item);
@@ -21,8 +32,8 @@ Status launch_as(Job& job, void* stream) {
     shape.threads = kThreads;
     shape.shared_bytes = static_cast<std::size_t>(shared_bytes(job, item, in_shared));
     shape.stream = stream;
-    return in_shared ? device::launch(shape, rowpass_kernel<Source, T, true>, job)
-                     : device::launch(shape, rowpass_kernel<Source, T, false>, job);
+    return in_shared ? launch_rows<Source, T, true>(job, shape, run_time)
+                     : launch_rows<Source, T, false>(job, shape, run_time);
 }
 
 }  // namespace
@@ -31,7 +42,7 @@ Index row_pass_workspace(Index samples, Index parameters) {
     return static_cast<Index>(sizeof(double)) * workspace_doubles(samples, parameters);
 }
 
-Status row_pass(const Block& block, const Panel& panel, void* workspace, void* stream) {
+Status row_pass(const Block& block, const Panel& panel, void* workspace, void* stream, const RunTimeLaunch& run_time) {
     const Index count = segments(block.samples);
     Job job{};
     job.block = block;
@@ -43,13 +54,10 @@ Status row_pass(const Block& block, const Panel& panel, void* workspace, void* s
     job.partial_squares = job.partial_sums + count * job.parameters;
     job.partial_totals = job.partial_squares + count * job.parameters;
     if (count > 0) {
-        Status status;
-        switch (block.dtype) {
-            case DType::f64: status = launch_as<double, double>(job, stream); break;
-            case DType::f32: status = launch_as<float, float>(job, stream); break;
-            case DType::f16: status = launch_as<device::Half, float>(job, stream); break;
-            case DType::bf16: status = launch_as<device::BFloat16, float>(job, stream); break;
-        }
+        const Status status = device::with_row_types(block.dtype, [&](auto types) {
+            using Types = decltype(types);
+            return launch_as<typename Types::Source, typename Types::Number>(job, stream, run_time);
+        });
         if (!status.ok()) return status;
     }
     device::LaunchShape shape;

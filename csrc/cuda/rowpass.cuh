@@ -8,9 +8,9 @@
 //           two rows in float64; a thread per row evaluates the loss; then each thread owns pairs of neighbouring
 //           columns and walks down the tile: it scales, shifts, writes z and adds to its column sums. Rows wider than
 //           8 KiB are not staged: their second read comes from the L2 cache.
-// Order:    column sums: rows of a tile by row groups (256 / column threads), groups in order, tiles in order, then
-//           segments in eight runs, and these in order, by a second kernel. It depends on n and p alone: no atomics,
-//           any number of SMs.
+// Order:    column sums: the rows of a segment by row groups (256 / column threads), each in order, then the groups in
+//           order; segments in eight runs, and these in order, by a second kernel. It depends on n and p alone, not on
+//           the type of X, its width or the tiles: no atomics, any number of SMs.
 // Cost:     one read of X, one write of z, and 16 p / tile_rows bytes per row of partial sums in the L2 cache.
 //           Per entry 2 conversions, 2 float64 and 2 T operations. Not yet run on hardware.
 #pragma once
@@ -21,11 +21,13 @@
 #include "device/number_types.cuh"
 #include "device/warp.cuh"
 #include "losses.cuh"
+#include "predictor.cuh"
 
 namespace gradhess::cuda::rowpass {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / device::kWarp;
+constexpr int kBlocks = 2;  // that a multiprocessor holds, at least
 constexpr Index kSegmentRows = 128;
 constexpr Index kTileBytes = 64 << 10;
 constexpr Index kMostTileRows = 128;
@@ -34,13 +36,13 @@ constexpr Index kMostStagedBytes = kTileBytes / kLeastTileRows;  // of a row
 constexpr int kAdders = kWarps;
 constexpr Index kNoBadRow = 0x7fffffffffffffff;
 
-inline Index staged_pitch(Index features, Index item_bytes) {
+GRADHESS_HOST_DEVICE inline Index staged_pitch(Index features, Index item_bytes) {
     const Index per_piece = 16 / item_bytes;
     return (features + per_piece - 1) / per_piece * per_piece;
 }
 
 // Rows of a tile: a power of two that divides kSegmentRows; of unstaged rows, a whole segment.
-inline Index tile_rows(Index features, Index item_bytes) {
+GRADHESS_HOST_DEVICE inline Index tile_rows(Index features, Index item_bytes) {
     const Index row_bytes = staged_pitch(features, item_bytes) * item_bytes;
     if (row_bytes > kMostStagedBytes) return kSegmentRows;
     Index rows = kMostTileRows;
@@ -48,14 +50,14 @@ inline Index tile_rows(Index features, Index item_bytes) {
     return rows;
 }
 
-inline bool staged(Index features, Index item_bytes) {
+GRADHESS_HOST_DEVICE inline bool staged(Index features, Index item_bytes) {
     return staged_pitch(features, item_bytes) * item_bytes <= kMostStagedBytes;
 }
 
-inline Index segments(Index samples) { return (samples + kSegmentRows - 1) / kSegmentRows; }
+GRADHESS_HOST_DEVICE inline Index segments(Index samples) { return (samples + kSegmentRows - 1) / kSegmentRows; }
 
 // Threads beside each other on column pairs: a power of two.
-inline int column_threads(Index pitch) {
+GRADHESS_HOST_DEVICE inline int column_threads(Index pitch) {
     int threads = 1;
     while (threads < kThreads && 2 * threads < pitch) threads *= 2;
     return threads;
@@ -75,13 +77,15 @@ struct Job {
     double* partial_totals;
 };
 
-inline Index shared_bytes(const Job& job, Index item_bytes, bool staged) {
+GRADHESS_HOST_DEVICE inline Index shared_bytes(const Job& job, Index item_bytes, bool staged) {
     const Index tile = staged ? job.tile_rows * job.staged_pitch * item_bytes : 0;
     const Index per_row = 8 * (1 + (job.block.kind == RowKind::gradient ? job.block.outputs : 0));
     return tile + job.tile_rows * per_row + 2 * 8 * kThreads;
 }
 
-inline Index workspace_doubles(Index samples, Index parameters) { return segments(samples) * (2 * parameters + 3); }
+GRADHESS_HOST_DEVICE inline Index workspace_doubles(Index samples, Index parameters) {
+    return segments(samples) * (2 * parameters + 3);
+}
 
 template <class T>
 struct alignas(2 * sizeof(T)) Pair {  // written by one instruction
@@ -136,71 +140,75 @@ struct RowReader {
     }
 };
 
+// A warp takes two rows at a time.
 template <class Reader>
 GRADHESS_DEVICE void predict(const Block& block, const Reader& reader, Index count, double* eta) {
-    const int lane = device::lane_number();
-    const double start = block.intercept ? block.intercept[0] : 0.0;
     for (Index row = device::warp_number(); row < count; row += 2 * kWarps) {
-        const bool two = row + kWarps < count;  // two rows share the coefficients that are read
-        const Index second = two ? row + kWarps : row;
-        double sum = 0.0;
-        double other = 0.0;
-        for (Index j = lane; j < block.features; j += device::kWarp) {
-            const double w = block.coef[j];
-            sum += device::to_double(reader.at(row, j)) * w;
-            if (two) other += device::to_double(reader.at(second, j)) * w;
-        }
-        sum = device::sum_lanes<device::kWarp>(sum);
-        other = device::sum_lanes<device::kWarp>(other);
-        if (lane == 0) eta[row] = sum + start;
-        if (lane == 0 && two) eta[second] = other + start;
+        const bool two = row + kWarps < count;
+        const Index rows[2] = {row, two ? row + kWarps : row};
+        double found[2];
+        predict_rows<device::kWarp>(
+            block, true, [&](int which, Index j) { return device::to_double(reader.at(rows[which], j)); }, found);
+        if (device::lane_number() == 0) eta[row] = found[0];
+        if (device::lane_number() == 0 && two) eta[row + kWarps] = found[1];
     }
 }
 
-struct RowTotals {
-    double weight = 0.0;
-    double weight_squares = 0.0;
-    double loss = 0.0;
+// What a loss makes of row `row`: c l', c l'', c l. Not `valid`: a label outside of the domain, or a negative weight,
+// which count as a row that is not finite.
+struct RowTerms {
+    double first;
+    double second;
+    double value;
+    bool valid;
 };
 
-// Slopes and weights of row `row` of X, which is row `i` of the tile. weight[i] comes in as eta.
-template <class T>
-GRADHESS_DEVICE void finish_row(const Job& job, Index row, Index i, bool closed, T* slope, double* weight,
-                                RowTotals& totals, Index& bad) {
+template <class Losses>
+GRADHESS_DEVICE RowTerms row_terms(const Block& block, Index row, double eta) {
+    const double y = block.y_is_float ? device::to_double(static_cast<const float*>(block.y)[row])
+                                      : static_cast<const double*>(block.y)[row];
+    const LossTerms terms = Losses::evaluate(block, eta, y);
+    const double c = block.loss_weight ? block.loss_weight[row] : 1.0;
+    const bool valid = !not_finite(y) && Losses::has_label(block, y) && !(c < 0.0);
+    return {c * terms.first, c * terms.second, c * terms.value, valid};
+}
+
+struct FinishedRow {
+    double weight;  // 0 where the gate is closed, as the value
+    double value;
+};
+
+// Slopes and weights of row `row` of X, which is row `i` of the tile.
+template <class T, class Losses>
+GRADHESS_DEVICE FinishedRow finish_row(const Job& job, Index row, Index i, double eta, bool closed, T* slope,
+                                       Index& bad) {
     const Block& block = job.block;
     const bool gradient = block.kind == RowKind::gradient;
     const Index k = gradient ? block.outputs : 1;
     double w = block.weights ? block.weights[row] : 1.0;
     double value = 0.0;
+    bool valid = true;
+    if (block.values) value = block.values[row];
     if (block.slopes) {
-        if (block.values) value = block.values[row];
         if (gradient) {
-            for (Index q = 0; q < k; ++q) slope[i * k + q] = static_cast<T>(block.slopes[row * k + q]);
+            for (Index q = 0; q < k; ++q) slope[i * k + q] = device::narrowed<T>(block.slopes[row * k + q]);
         } else {
             w *= block.slopes[row];
         }
-    } else if (block.loss != Loss::none) {
-        const double y = block.y_is_float ? static_cast<double>(static_cast<const float*>(block.y)[row])
-                                          : static_cast<const double*>(block.y)[row];
-        const LossTerms terms = evaluate_loss(block.loss, block.parameter, weight[i], y);
-        const double c = block.loss_weight ? block.loss_weight[row] : 1.0;
-        value = c * terms.value;
+    } else if (block.predicted()) {
+        const RowTerms terms = row_terms<Losses>(block, row, eta);
+        valid = terms.valid;
+        value = terms.value;
         if (gradient) {
-            slope[i] = static_cast<T>(c * terms.first);
+            slope[i] = device::narrowed<T>(terms.first);
         } else {
-            w *= c * terms.second;
+            w *= terms.second;
         }
-        // A row of a label outside of the domain, or of a negative weight, counts as one that is not finite.
-        if (not_finite(y) || !in_domain(block.loss, y) || c < 0.0) bad = row < bad ? row : bad;
     }
-    if (not_finite(w) || not_finite(value)) bad = row < bad ? row : bad;
+    if (!valid || not_finite(w) || not_finite(value)) bad = row < bad ? row : bad;
     if (closed) w = 0.0;
-    weight[i] = w;
     if (job.panel.row_weight) job.panel.row_weight[row] = w;
-    if (closed) return;
-    totals.weight += w;
-    totals.weight_squares += w * w;
-    totals.loss += value;
+    return {w, closed ? 0.0 : value};
 }
 
 GRADHESS_DEVICE float scaled_by_power(float value, std::int32_t exponent) { return ldexpf(value, exponent); }
@@ -209,11 +217,11 @@ template <bool HALF>
 GRADHESS_DEVICE std::uint16_t narrow(float value, float& rest) {
     if constexpr (HALF) {
         const device::Half bits = device::round_to<device::Half>(value);
-        rest = value - device::to_float(bits);
+        rest = device::difference(value, device::to_float(bits));
         return bits.bits;
     } else {
         const device::BFloat16 bits = device::round_to<device::BFloat16>(value);
-        rest = value - device::to_float(bits);
+        rest = device::difference(value, device::to_float(bits));
         return bits.bits;
     }
 }
@@ -273,35 +281,42 @@ GRADHESS_DEVICE T row_entry(const Job& job, const Reader& reader, Entry entry, I
     return device::rounded_product(slope[i * block.outputs + entry.output], x);
 }
 
-// Adds the column sums of this tile to the segment's: over row groups in order, through shared memory.
-GRADHESS_DEVICE void add_columns(const Job& job, Index column, Pair<double> sum, double* partial, bool first_tile,
-                                 double* scratch) {
+// Sums of a pair of columns, of which the second, or both, may lie beyond the parameters.
+GRADHESS_DEVICE Pair<double> read_pair(const double* sums, Index column, Index columns) {
+    return {column < columns ? sums[column] : 0.0, column + 1 < columns ? sums[column + 1] : 0.0};
+}
+
+GRADHESS_DEVICE void write_pair_of_sums(double* sums, Index column, Index columns, Pair<double> pair) {
+    if (column < columns) sums[column] = pair.first;
+    if (column + 1 < columns) sums[column + 1] = pair.second;
+}
+
+// The sums of row groups, in order, through shared memory. All threads take part.
+GRADHESS_DEVICE void add_groups(const Job& job, Pair<double> sum, double* partial, double* scratch) {
     const int thread = device::thread_number();
-    const int groups = kThreads / job.column_threads;
-    const int column_thread = thread % job.column_threads;
+    __syncthreads();  // nobody still reads the scratch
     scratch[2 * thread] = sum.first;
     scratch[2 * thread + 1] = sum.second;
     __syncthreads();
-    if (thread < job.column_threads) {
-        for (int half = 0; half < 2; ++half) {
-            if (column + half >= job.parameters) continue;
-            double total = first_tile ? 0.0 : partial[column + half];
-            for (int group = 0; group < groups; ++group)
-                total += scratch[2 * (group * job.column_threads + column_thread) + half];
-            partial[column + half] = total;
-        }
+    if (thread >= job.column_threads) return;
+    Pair<double> total{0.0, 0.0};
+    for (int at = thread; at < kThreads; at += job.column_threads) {
+        total.first += scratch[2 * at];
+        total.second += scratch[2 * at + 1];
     }
-    __syncthreads();  // before the scratch is used again
+    write_pair_of_sums(partial, 2 * Index{thread}, job.parameters, total);
 }
 
-template <class Source, class T, bool STAGED>
-__global__ void __launch_bounds__(kThreads, 2) rowpass_kernel(const __grid_constant__ Job job) {
+// The kernel, over where slopes come from (`Losses`, as BuiltInLosses).
+template <class Source, class T, bool STAGED, class Losses>
+GRADHESS_DEVICE void pass_rows(const Job& job) {
     const Block& block = job.block;
     const Panel& panel = job.panel;
     const int thread = device::thread_number();
     const Index segment = blockIdx.x;
+    const Index segment_begin = segment * kSegmentRows;
     const Index segment_end =
-        (segment + 1) * kSegmentRows < block.samples ? (segment + 1) * kSegmentRows : block.samples;
+        segment_begin + kSegmentRows < block.samples ? segment_begin + kSegmentRows : block.samples;
     const bool closed = block.gate && block.gate[0] >= 0;
     const auto* shift = static_cast<const T*>(block.shift);
 
@@ -311,6 +326,9 @@ __global__ void __launch_bounds__(kThreads, 2) rowpass_kernel(const __grid_const
     auto* weight = reinterpret_cast<double*>(memory);
     double* scratch = weight + job.tile_rows;
     auto* slope = reinterpret_cast<T*>(scratch + 2 * kThreads);
+    // Weights and losses of all rows of the segment, until the scratch is needed for the sums of columns.
+    double* segment_weights = scratch;
+    double* segment_values = scratch + kSegmentRows;
 
     double* partial_sums = job.partial_sums + segment * job.parameters;
     double* partial_squares = job.partial_squares + segment * job.parameters;
@@ -318,10 +336,13 @@ __global__ void __launch_bounds__(kThreads, 2) rowpass_kernel(const __grid_const
     const int row_groups = kThreads / job.column_threads;
     const Index columns_end = panel.pitch;
 
-    RowTotals totals;
     Index bad = kNoBadRow;
-    for (Index first = segment * kSegmentRows; first < segment_end; first += job.tile_rows) {
-        const bool first_tile = first == segment * kSegmentRows;
+    // With several row groups the threads hold all columns at once, and sums stay in registers from tile to tile; else
+    // a thread has columns of its own, whose sums wait in global memory.
+    Pair<double> sum{0.0, 0.0};
+    Pair<double> squares{0.0, 0.0};
+    for (Index first = segment_begin; first < segment_end; first += job.tile_rows) {
+        const bool first_tile = first == segment_begin;
         const Index count = segment_end - first < job.tile_rows ? segment_end - first : job.tile_rows;
         RowReader<Source, STAGED> reader;
         if constexpr (STAGED) {
@@ -334,56 +355,75 @@ __global__ void __launch_bounds__(kThreads, 2) rowpass_kernel(const __grid_const
             reader = {static_cast<const Source*>(block.data) + first * block.row_stride, block.row_stride,
                       block.column_stride};
         }
-        if (block.loss != Loss::none && !block.slopes) {
+        if (block.predicted()) {
             predict(block, reader, count, weight);
             __syncthreads();
         }
-        if (thread < count) finish_row<T>(job, first + thread, thread, closed, slope, weight, totals, bad);
+        if (thread < count) {
+            const FinishedRow row =
+                finish_row<T, Losses>(job, first + thread, thread, weight[thread], closed, slope, bad);
+            weight[thread] = row.weight;
+            segment_weights[first - segment_begin + thread] = row.weight;
+            segment_values[first - segment_begin + thread] = row.value;
+        }
         __syncthreads();
 
         for (Index base = 0; base < columns_end; base += 2 * job.column_threads) {
             const Index column = base + 2 * (thread % job.column_threads);
+            if (column >= columns_end) continue;
             const Entry left = entry_of(job, column);
             const Entry right = entry_of(job, column + 1);
             const T left_shift = shift && left.feature >= 0 ? shift[column] : T(0);
             const T right_shift = shift && right.feature >= 0 ? shift[column + 1] : T(0);
-            Pair<double> sum{0.0, 0.0};
-            Pair<double> squares{0.0, 0.0};
-            if (column < columns_end) {
-                for (Index i = row_group; i < count; i += row_groups) {
-                    const T g_left = row_entry<T>(job, reader, left, i, slope);
-                    const T g_right = row_entry<T>(job, reader, right, i, slope);
-                    if (not_finite(g_left) || not_finite(g_right)) bad = first + i < bad ? first + i : bad;
-                    Pair<T> z{g_left - left_shift, g_right - right_shift};
-                    if (closed) z = {T(0), T(0)};
-                    write_pair(panel, first + i, column, z);
-                    const double w = weight[i];
-                    const Pair<double> wide{device::to_double(z.first), device::to_double(z.second)};
-                    const Pair<double> weighted{closed ? 0.0 : w * wide.first, closed ? 0.0 : w * wide.second};
-                    sum.first += weighted.first;
-                    sum.second += weighted.second;
-                    squares.first += weighted.first * wide.first;
-                    squares.second += weighted.second * wide.second;
+            if (row_groups == 1) {
+                sum = {0.0, 0.0};
+                squares = {0.0, 0.0};
+                if (!first_tile) {
+                    sum = read_pair(partial_sums, column, job.parameters);
+                    if (panel.squares) squares = read_pair(partial_squares, column, job.parameters);
                 }
             }
-            add_columns(job, column, sum, partial_sums, first_tile, scratch);
-            if (panel.squares) add_columns(job, column, squares, partial_squares, first_tile, scratch);
+            for (Index i = row_group; i < count; i += row_groups) {
+                const T g_left = row_entry<T>(job, reader, left, i, slope);
+                const T g_right = row_entry<T>(job, reader, right, i, slope);
+                if (not_finite(g_left) || not_finite(g_right)) bad = first + i < bad ? first + i : bad;
+                Pair<T> z{device::difference(g_left, left_shift), device::difference(g_right, right_shift)};
+                if (closed) z = {T(0), T(0)};
+                write_pair(panel, first + i, column, z);
+                const double w = weight[i];
+                const Pair<double> wide{device::to_double(z.first), device::to_double(z.second)};
+                sum.first = fma(w, wide.first, sum.first);
+                sum.second = fma(w, wide.second, sum.second);
+                squares.first = fma(w * wide.first, wide.first, squares.first);
+                squares.second = fma(w * wide.second, wide.second, squares.second);
+            }
+            if (row_groups == 1) {
+                write_pair_of_sums(partial_sums, column, job.parameters, sum);
+                if (panel.squares) write_pair_of_sums(partial_squares, column, job.parameters, squares);
+            }
         }
-        // add_columns ended with a barrier: nobody still reads what the next tile overwrites.
+        __syncthreads();  // nobody still reads what the next tile overwrites
     }
 
-    // Totals of the segment: rows of equal number in their tiles are summed by one thread, threads in order.
-    for (int quantity = 0; quantity < 3; ++quantity) {
-        scratch[thread] = quantity == 0 ? totals.weight : quantity == 1 ? totals.weight_squares : totals.loss;
-        __syncthreads();
-        if (thread == 0) {
-            double total = 0.0;
-            for (Index i = 0; i < job.tile_rows; ++i) total += scratch[i];
-            job.partial_totals[3 * segment + quantity] = total;
+    if (thread < 3) {
+        const Index rows = segment_end - segment_begin;
+        double total = 0.0;
+        for (Index i = 0; i < rows; ++i) {
+            const double w = segment_weights[i];
+            total = fma(thread == 1 ? w : 1.0, thread == 2 ? segment_values[i] : w, total);
         }
-        __syncthreads();
+        job.partial_totals[3 * segment + thread] = total;
+    }
+    if (row_groups > 1) {
+        add_groups(job, sum, partial_sums, scratch);
+        if (panel.squares) add_groups(job, squares, partial_squares, scratch);
     }
     if (bad != kNoBadRow && !closed) device::lower_to(panel.bad, block.first_row + bad);
+}
+
+template <class Source, class T, bool STAGED>
+__global__ void __launch_bounds__(kThreads, kBlocks) rowpass_kernel(const __grid_constant__ Job job) {
+    pass_rows<Source, T, STAGED, BuiltInLosses>(job);
 }
 
 // Adds the segments in kAdders runs of neighbouring ones, and then the runs in order. 32 columns per thread block, and

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,9 @@ from gradhess._backends.custom_loss import require_second, vector_cfuncs
 from gradhess._backends.groups import Groups, changed_groups
 from gradhess._backends.loss_formulas import SCALAR_LOSSES
 from gradhess._backends.protocol import (
+    FLOAT32,
     AnyArray,
+    BatchMoments,
     Float64Array,
     KroneckerFactor,
     LossSpec,
@@ -23,7 +25,9 @@ from gradhess._backends.protocol import (
     NonFiniteRow,
     PairWeights,
     Rows,
+    Structure,
 )
+from gradhess._backends.stepwise import batch_moments
 from gradhess.errors import BackendError, InputError
 
 try:
@@ -140,6 +144,38 @@ class CpuBackend:
         if bad >= 0:
             raise NonFiniteRow(bad)
 
+    def moments(
+        self,
+        rows: Rows,
+        weights: Float64Array | None,
+        structure: Structure,
+        *,
+        centred: bool,
+        dtype: np.dtype[Any],
+        scale: float | None,
+        threads: int,
+    ) -> BatchMoments:
+        p = rows.n_parameters
+        if not layout.has_block_buffer(p):  # a large result: its memory is a matter for NumPy
+            return batch_moments(
+                self, rows, weights, structure, centred=centred, dtype=dtype, scale=scale, threads=threads
+            )
+        found = _cpu.batch_moments(
+            _rows(rows),
+            weights,
+            _STRUCTURES[structure],
+            centred,
+            dtype.itemsize == FLOAT32.itemsize,
+            scale,
+            layout.slab_rows(p, structure),
+            layout.BLOCK_ROWS,
+            _team(threads),
+            _isa,
+        )
+        if isinstance(found, int):
+            raise NonFiniteRow(found)
+        return BatchMoments(*found)
+
     def close_block(self, state: MomentState) -> None:
         _cpu.close_block(_moments(state))
 
@@ -148,6 +184,9 @@ class CpuBackend:
 
     def symmetrize(self, lower: AnyArray, scale: float, out: AnyArray, *, threads: int) -> None:
         _cpu.symmetrize(lower, scale, out, _team(threads))
+
+    def all_finite(self, array: Float64Array, *, threads: int) -> bool:
+        return _cpu.all_finite(array, _team(threads))
 
     def materialize(self, rows: Rows, out: AnyArray) -> None:
         _cpu.materialize(_rows(rows), out, _isa)

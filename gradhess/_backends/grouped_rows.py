@@ -18,7 +18,7 @@ from gradhess._backends.row_shapes import GroupedShape
 from gradhess._backends.structured_rows import StructuredRows
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class GroupedRows(GroupedShape, StructuredRows):
     """``X`` and ``unit_column`` say which rows ``x~`` the groups draw from."""
 

@@ -31,7 +31,7 @@ SHORT_SUM: Final = 256
 """Steps that are summed in the compute type before float64 takes over, as the rows of a slab are."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class OuterRows(OuterShape, StructuredRows):
     """``X`` holds the activations: (n, m), or (n, T, m) with a sequence axis; ``unit_column`` appends a one to each."""
 

@@ -36,13 +36,14 @@ from gradhess._backends.protocol import (
     ScalarFunction,
     Structure,
 )
+from gradhess._backends.stepwise import Stepwise
 from gradhess.errors import InputError
 
 _TOTALS = [WEIGHT, WEIGHT_SQUARES, LOSS]
 _BLOCK_TOTALS = [BLOCK_WEIGHT, BLOCK_WEIGHT_SQUARES, BLOCK_LOSS]
 
 
-class ReferenceBackend:
+class ReferenceBackend(Stepwise):
     """The protocol of ``Backend``, as plainly as NumPy can say it."""
 
     name = "reference"

@@ -198,7 +198,12 @@ def num_threads() -> int:
     """Threads that a call may use: ``set_num_threads``, else the environment, else the CPUs of the process."""
     if _threads is not None:
         return _threads
-    asked = _threads_asked_for(_environment("GRADHESS_NUM_THREADS"), _environment("OMP_NUM_THREADS"))
+    if _VARIABLES is None:
+        asked = _threads_asked_for(os.environ.get("GRADHESS_NUM_THREADS"), os.environ.get("OMP_NUM_THREADS"))
+    else:
+        asked = _threads_encoded(
+            _VARIABLES.get(_KEYS["GRADHESS_NUM_THREADS"]), _VARIABLES.get(_KEYS["OMP_NUM_THREADS"])
+        )
     if asked is not None:
         return asked
     if hasattr(os, "sched_getaffinity"):
@@ -207,8 +212,16 @@ def num_threads() -> int:
 
 
 @lru_cache(maxsize=8)
+def _threads_encoded(own: Any, openmp: Any) -> int | None:
+    """``_threads_asked_for`` of values as they lie inside ``os.environ``; kept, as every call asks."""
+    decode = os.environ.decodevalue
+    return _threads_asked_for(
+        None if own is None else decode(own), None if openmp is None else decode(openmp)
+    )
+
+
 def _threads_asked_for(own: str | None, openmp: str | None) -> int | None:
-    """What the two environment variables say, or None; kept, as every call asks."""
+    """What the two environment variables say, or None."""
     if own:
         if not own.isdecimal() or not 1 <= int(own) <= MAX_THREADS:
             raise InputError(

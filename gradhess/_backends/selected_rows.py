@@ -15,7 +15,7 @@ from gradhess._backends.protocol import AnyArray, Float64Array, Rows
 from gradhess._backends.structured_rows import PAIR_ROWS, StructuredRows
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class SelectedRows(StructuredRows):
     """``X`` holds the values v, (n, T, d): the derivatives with respect to the vectors that were looked up."""
 

@@ -7,7 +7,7 @@ dense rows: so the order of summation, the centring and the search for rows that
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +18,16 @@ from gradhess._backends.protocol import (
     BLOCK_ROWS,
     AnyArray,
     Backend,
+    BatchMoments,
     Float64Array,
     KroneckerFactor,
     MomentState,
     NonFiniteRow,
     PairWeights,
     Rows,
+    Structure,
 )
+from gradhess._backends.stepwise import batch_moments
 from gradhess._backends.structured_rows import StructuredRows
 
 FORMED_BYTES: Final = 8 << 20
@@ -59,6 +62,25 @@ class StructuredBackend:
                 except NonFiniteRow as bad:
                     raise NonFiniteRow(start + bad.index) from None
 
+    def moments(
+        self,
+        rows: Rows,
+        weights: Float64Array | None,
+        structure: Structure,
+        *,
+        centred: bool,
+        dtype: np.dtype[Any],
+        scale: float | None,
+        threads: int,
+    ) -> BatchMoments:
+        if isinstance(rows, StructuredRows):
+            return batch_moments(
+                self, rows, weights, structure, centred=centred, dtype=dtype, scale=scale, threads=threads
+            )
+        return self.kernels.moments(
+            rows, weights, structure, centred=centred, dtype=dtype, scale=scale, threads=threads
+        )
+
     def close_block(self, state: MomentState) -> None:
         self.kernels.close_block(state)
 
@@ -67,6 +89,9 @@ class StructuredBackend:
 
     def symmetrize(self, lower: AnyArray, scale: float, out: AnyArray, *, threads: int) -> None:
         self.kernels.symmetrize(lower, scale, out, threads=threads)
+
+    def all_finite(self, array: Float64Array, *, threads: int) -> bool:
+        return self.kernels.all_finite(array, threads=threads)
 
     def materialize(self, rows: Rows, out: AnyArray) -> None:
         if isinstance(rows, StructuredRows):

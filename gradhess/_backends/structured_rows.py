@@ -26,7 +26,7 @@ def formed_pair_rows(n_parameters: int) -> int:
     return min(PAIR_ROWS, max(PAIR_BYTES // (8 * n_parameters), 1))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class StructuredRows(Rows):
     """``kind`` is ``"structured"``; the other fields of ``Rows`` that a subclass does not name mean nothing.
 

@@ -13,7 +13,7 @@ from gradhess import _memory
 from gradhess import _validation as check
 from gradhess._arrays import NUMPY, give_back
 from gradhess._backends import registry
-from gradhess._backends.protocol import FLOAT64, LOSS, AnyArray, Float64Array, MomentState, Rows
+from gradhess._backends.protocol import FLOAT64, AnyArray, BatchMoments, Float64Array, Rows
 from gradhess._gradients import dual, passes
 from gradhess.errors import InputError, InputTypeError
 from gradhess.sketches import Sketch
@@ -128,37 +128,39 @@ class Gradients:
 
     def norms(self) -> Any:
         """Euclidean norms of the rows, (n,), float64."""
-        backend = registry.active()
-        threads = registry.num_threads()
-        out = np.empty(self.n_samples)
-        for start, stop in passes.spans(self.n_samples, passes.piece_rows(2 * self.n_parameters, threads)):
-            out[start:stop] = backend.norms(self.rows.slice(start, stop), threads=threads)
-        passes.check_result(backend, self.rows, out)
+        backend, threads = registry.active(), registry.num_threads()
+        out = passes.by_pieces(
+            self.rows, 2 * self.n_parameters, threads, lambda part: backend.norms(part, threads=threads)
+        )
+        passes.check_result(backend, self.rows, out, threads)
         return give_back(out, self.library)
 
     def matvec(self, v: Any) -> Any:
         """``G v``: (n,) for v of shape (p,), (n, m) for (p, m). float64."""
-        vectors = check.factor(v, "v", self.n_parameters, self.shape)
-        backend = registry.active()
-        threads = registry.num_threads()
-        out = np.empty((self.n_samples, vectors.shape[1]))
-        size = passes.piece_rows(2 * self.n_parameters * vectors.shape[1], threads)
-        for start, stop in passes.spans(self.n_samples if vectors.shape[1] else 0, size):
-            out[start:stop] = backend.matvec(self.rows.slice(start, stop), vectors, threads=threads)
-        passes.check_result(backend, self.rows, out)
-        return give_back(out if np.ndim(v) > 1 else out[:, 0], self.library)
+        rows = self.rows
+        vectors, vector = check.factor(v, "v", rows.n_parameters, self)
+        if not vectors.shape[1]:
+            return give_back(np.empty((rows.n_samples, 0)), self.library)
+        backend, threads = registry.active(), registry.num_threads()
+        out = passes.by_pieces(
+            rows,
+            2 * vectors.size,
+            threads,
+            lambda part: backend.matvec(part, vectors, threads=threads),
+        )
+        passes.check_result(backend, rows, out, threads)
+        return give_back(out[:, 0] if vector else out, self.library)
 
     def rmatvec(self, u: Any) -> Any:
         """``G^T u``: (p,) for u of shape (n,), (p, m) for (n, m). float64."""
-        vectors = check.factor(u, "u", self.n_samples, self.shape)
-        backend = registry.active()
-        threads = registry.num_threads()
+        vectors, vector = check.factor(u, "u", self.rows.n_samples, self)
+        backend, threads = registry.active(), registry.num_threads()
 
         def part(start: int, stop: int) -> Float64Array:
             return backend.rmatvec(self.rows.slice(start, stop), vectors[start:stop], threads=threads)
 
         out = self._summed_over_rows(part, vectors.shape[1])
-        return give_back(out if np.ndim(u) > 1 else out[:, 0], self.library)
+        return give_back(out[:, 0] if vector else out, self.library)
 
     def gram_matvec(self, v: Any) -> Any:
         """``G^T (G v)`` from one read of the data: (p,) for v of shape (p,), (p, m) for (p, m). float64.
@@ -166,15 +168,14 @@ class Gradients:
         The product with the outer product of gradients without forming it, for Lanczos, conjugate gradients and
         power iterations at any p.
         """
-        vectors = check.factor(v, "v", self.n_parameters, self.shape)
-        backend = registry.active()
-        threads = registry.num_threads()
+        vectors, vector = check.factor(v, "v", self.rows.n_parameters, self)
+        backend, threads = registry.active(), registry.num_threads()
 
         def part(start: int, stop: int) -> Float64Array:
             return backend.gram_matvec(self.rows.slice(start, stop), vectors, threads=threads)
 
         out = self._summed_over_rows(part, vectors.shape[1])
-        return give_back(out if np.ndim(v) > 1 else out[:, 0], self.library)
+        return give_back(out[:, 0] if vector else out, self.library)
 
     def cogram(self) -> Any:
         """``G G^T`` (n, n), symmetric, float64: the dual Gram matrix, or empirical neural tangent kernel.
@@ -251,19 +252,24 @@ class Gradients:
 
     def _summed_over_rows(self, part: Callable[[int, int], Float64Array], n_vectors: int) -> Float64Array:
         """The sum of ``part(start, stop)`` (p, m) over pieces of the rows."""
-        out = np.zeros((self.n_parameters, n_vectors))
+        rows = self.rows
         # One size for any number of threads: where pieces begin decides the order of summation, so the bits.
-        size = passes.piece_rows(2 * self.n_parameters * n_vectors, threads=1)
-        for start, stop in passes.spans(self.n_samples if n_vectors else 0, size):
-            out += part(start, stop)
-        passes.check_result(registry.active(), self.rows, out)
+        size = passes.piece_rows(2 * rows.n_parameters * n_vectors, threads=1)
+        if n_vectors and 0 < rows.n_samples <= size:
+            out = part(0, rows.n_samples)
+        else:
+            out = np.zeros((rows.n_parameters, n_vectors))
+            for start, stop in passes.spans(rows.n_samples if n_vectors else 0, size):
+                out += part(start, stop)
+        passes.check_result(registry.active(), rows, out)
         return out
 
-    def _moments(self, dtype: npt.DTypeLike, what: str, *, centred: bool, scale: float) -> MomentState:
-        accumulator = check.accumulator_dtype(dtype)
-        check.accumulator_fits(accumulator, self.dtype, "dtype")
-        _memory.require_matrix(self.n_parameters, what, accumulator)
-        return passes.moments(self.rows, "full", centred=centred, dtype=accumulator, scale=scale)
+    def _moments(self, dtype: npt.DTypeLike, what: str, *, centred: bool, scale: float) -> BatchMoments:
+        accumulator, rows = check.accumulator_dtype(dtype), self.rows
+        if accumulator is not FLOAT64:
+            check.accumulator_fits(accumulator, rows.compute_dtype, "dtype")
+        _memory.require_matrix(rows.n_parameters, what, accumulator)
+        return passes.moments(rows, "full", centred=centred, dtype=accumulator, scale=scale)
 
     def _summed(self) -> Float64Array:
         if self._sum is None:
@@ -271,19 +277,19 @@ class Gradients:
         assert self._sum is not None
         return self._sum
 
-    def _remember(self, uncentred: MomentState) -> None:
+    def _remember(self, uncentred: BatchMoments) -> None:
         """Keep the small things that a pass found on its way."""
         self._sum = uncentred.location
-        self._loss = float(uncentred.scalars[LOSS])
+        self._loss = uncentred.loss
 
     def _need_more_than(self, ddof: int, what: str) -> None:
         if self.n_samples <= ddof:
             raise InputError(f"{what} needs more than {ddof} rows, and there are {self.n_samples}")
 
 
-def scatter_of(state: MomentState) -> AnyArray:
-    assert state.scatter is not None
-    return state.scatter
+def scatter_of(moments: BatchMoments) -> AnyArray:
+    assert moments.scatter is not None
+    return moments.scatter
 
 
 class DenseGradients(Gradients):

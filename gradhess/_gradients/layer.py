@@ -11,7 +11,7 @@ from gradhess import _validation as check
 from gradhess._arrays import give_back, library_of
 from gradhess._backends import registry
 from gradhess._backends.outer_rows import OuterRows
-from gradhess._backends.protocol import Float64Array, MomentState, PairWeights
+from gradhess._backends.protocol import BatchMoments, Float64Array, PairWeights
 from gradhess._backends.structured_rows import StructuredRows
 from gradhess._device_arrays import on_device
 from gradhess._gradients import outer_gram, passes
@@ -39,7 +39,7 @@ class StructuredGradients(Gradients):
         """An error: the errors of a layer are first derivatives, and do not say the second."""
         raise InputError("gradients of a layer carry no Hessian; glm_gradients(X, y, coef, loss=...) does")
 
-    def _remember(self, uncentred: MomentState) -> None:
+    def _remember(self, uncentred: BatchMoments) -> None:
         """Nothing: ``sum`` does not come from rows that were formed, and should not depend on what came before."""
 
     def _summed(self) -> Float64Array:

@@ -6,7 +6,7 @@ changes no bits (``gradhess._backends.layout``) and costs nothing that could be 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -18,14 +18,17 @@ from gradhess._backends.protocol import (
     BLOCK_ROWS as OPEN_ROWS,
 )
 from gradhess._backends.protocol import (
+    FLOAT64,
     AnyArray,
     Backend,
+    BatchMoments,
     Float64Array,
     MomentState,
     NonFiniteRow,
     Rows,
     Structure,
 )
+from gradhess._backends.stepwise import finish
 from gradhess.errors import NonFiniteError
 
 PIECE_PRODUCTS: Final = 1_000_000_000
@@ -67,6 +70,16 @@ def spans(n_rows: int, size: int, head: int = 0) -> Iterator[tuple[int, int]]:
         start, stop = stop, min(stop + size, n_rows)
 
 
+def by_pieces(
+    rows: Rows, products_per_row: int, threads: int, compute: Callable[[Rows], Float64Array]
+) -> Float64Array:
+    """``compute`` of the rows, (n, ...): at once where that is one piece."""
+    n, size = rows.n_samples, piece_rows(products_per_row, threads)
+    if n <= size:
+        return compute(rows)
+    return np.concatenate([compute(rows.slice(start, stop)) for start, stop in spans(n, size)])
+
+
 def part(array: Float64Array | None, start: int, stop: int) -> Float64Array | None:
     return None if array is None else array[start:stop]
 
@@ -76,19 +89,24 @@ def moments(
     structure: Structure,
     *,
     centred: bool = False,
-    dtype: np.dtype[Any] | type[np.float64] = np.float64,
+    dtype: np.dtype[Any] = FLOAT64,
     weights: Float64Array | None = None,
     weights_name: str = "sample_weight",
     scale: float | None = None,
-) -> MomentState:
+) -> BatchMoments:
     """The moments of one batch, finished; with ``scale`` a full scatter is multiplied by it and mirrored as well."""
     backend, threads = registry.active(), registry.num_threads()
-    state = MomentState.empty(rows.n_parameters, structure, centred=centred, dtype=dtype)
+    n_parameters = rows.n_parameters
+    if rows.n_samples * (_products(n_parameters, structure) + ROW_OVERHEAD) <= PIECE_PRODUCTS:
+        try:
+            return backend.moments(
+                rows, weights, structure, centred=centred, dtype=dtype, scale=scale, threads=threads
+            )
+        except NonFiniteRow as bad:
+            raise nonfinite_error(rows, weights, bad.index, weights_name=weights_name) from None
+    state = MomentState.empty(n_parameters, structure, centred=centred, dtype=dtype)
     add(backend, rows, weights, state, threads=threads, weights_name=weights_name)
-    backend.close_block(state)
-    if scale is not None and state.scatter is not None:
-        backend.symmetrize(state.scatter, scale, state.scatter, threads=threads)
-    return state
+    return finish(backend, state, scale, threads=threads)
 
 
 def add(
@@ -149,7 +167,11 @@ def nonfinite_error(
     )
 
 
-def check_result(backend: Backend, rows: Rows, result: AnyArray) -> None:
+def check_result(backend: Backend, rows: Rows, result: AnyArray, threads: int = 1) -> None:
     """A result that is not finite comes from a row that is not, or is an overflow of its own; say which row."""
-    if first_false(np.isfinite(result)) >= 0:
+    if result.dtype == FLOAT64 and result.flags.c_contiguous:
+        finite = backend.all_finite(result, threads=threads)
+    else:
+        finite = first_false(np.isfinite(result)) < 0
+    if not finite:
         refuse_nonfinite(backend, rows, None)

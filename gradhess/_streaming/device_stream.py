@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 import numpy as np
@@ -23,15 +23,16 @@ import numpy as np
 from gradhess import _device_memory
 from gradhess import _validation as check
 from gradhess._backends.cupy import layout
+from gradhess._backends.cupy.arena import Arena
 from gradhess._backends.cupy.backend import CupyBackend
 from gradhess._backends.cupy.engine import NO_BAD_ROW, DeviceArray
-from gradhess._backends.cupy.launch import cupy, device_errors, empty, to_host, zeros
+from gradhess._backends.cupy.launch import cupy, device_errors, empty, rehearsal, to_host, zeros
 from gradhess._backends.cupy.moments import DeviceMoments, begin, close, commit, has_snapshot, moments
 from gradhess._backends.cupy.rows import DeviceRows
 from gradhess._backends.protocol import FLOAT64, ROWS, Rows, Structure
 from gradhess._device_arrays import Place
 from gradhess._gradients.device.base import device_backend
-from gradhess.errors import InputError, NonFiniteError
+from gradhess.errors import DeviceError, InputError, NonFiniteError
 
 SIDES: Final = 3
 """Buffers for waiting rows: the one before the call, and two that it goes back and forth between."""
@@ -96,6 +97,11 @@ class DeviceStream:
     def ordered(self) -> Iterator[None]:
         """On the device, in the caller's stream, after whatever was queued for this object before."""
         with self.lock, self.place:
+            if self.state is not None and self.state.torn:
+                raise DeviceError(
+                    "an error of the device, or an interrupt, left half of a block of rows in these sums, and above "
+                    f"{layout.SNAPSHOT_PARAMETERS} parameters there is no copy to go back to: start again (reset())"
+                )
             events = cupy().cuda
             if self._done is None:
                 self._done = events.Event(disable_timing=True)
@@ -138,8 +144,9 @@ class DeviceStream:
     def add(self, rows: DeviceRows, weights: DeviceArray | None, *, skip: bool = False) -> None:
         """Add rows, inside of ``place``; with ``skip`` those that are not finite count as zero rows of no weight."""
         self.check_fits(rows.n_parameters, rows.compute_dtype)
-        if rows.n_samples:
-            self.add_parts(rows.n_parameters, rows.compute_dtype, [(0, rows, weights)], skip=skip)
+        n = rows.n_samples
+        if n:
+            self.add_parts(rows.n_parameters, rows.compute_dtype, [(0, rows, weights)], n_rows=n, skip=skip)
 
     def add_parts(
         self,
@@ -147,49 +154,96 @@ class DeviceStream:
         compute_dtype: np.dtype[Any],
         parts: Iterable[tuple[int, DeviceRows, DeviceArray | None]],
         *,
+        n_rows: int,
         skip: bool,
         checked: bool = False,
     ) -> None:
-        """One call whose rows come in parts: (index of the first row, rows, weights).
+        """One call whose ``n_rows`` rows come in parts, none longer than the first: (index of the first row, rows,
+        weights).
 
         ``checked``: all rows are known to be finite. Without it, above ``layout.SNAPSHOT_PARAMETERS`` parameters, there
-        is one part only, since all rows are looked at before the first is added.
+        is one part only, since all rows are looked at before the first is added. There, too, the call is rehearsed, so
+        that it has all of its memory before the first block is added.
         """
         with self.ordered():
             backend = device_backend(self.place)
             if self.state is None:
                 _device_memory.require_stream(n_parameters, self.structure, self.accumulator)
-                self.state = moments(
-                    n_parameters, self.structure, centred=self.centred, dtype=self.accumulator
-                )
-            state = self.state
-            self._widen_to(compute_dtype)
-            self._kept_side = self._side
-            seen, before = int(state.counts[ROWS]), self.waiting * SIDES + self._side
-            look_first = not begin(state) and not checked and not skip
-            try:
+            with self._all_or_nothing(n_parameters) as state, ExitStack() as memory:
+                self._widen_to(compute_dtype)
+                self._kept_side = self._side
+                seen, before = int(state.counts[ROWS]), self.waiting * SIDES + self._side
+                copied = begin(state)
+                look_first = not copied and not checked and not skip
+                to_rehearse = not copied
+                if to_rehearse:
+                    memory.enter_context(Arena().used())
                 for first_row, rows, weights in parts:
                     if look_first:
                         backend.find_bad(rows, weights, state.bad, gate=state.gate)
                         close(state, waiting=before)
+                    if to_rehearse:
+                        # Once for what is kept from call to call, and may take any piece; once for what dies.
+                        for _ in range(2):
+                            self._rehearse(backend, rows, weights, n_rows, skip=skip)
+                        to_rehearse = False
                     mask = self._mask(backend, rows, weights, state) if skip else None
                     self._add(backend, rows, weights, mask, first_row)
-            except BaseException:
-                self._drop(state, seen, before)
-                raise
-            commit(state, seen=seen, waiting=before)
+                commit(state, seen=seen, waiting=before)
 
-    def _drop(self, state: DeviceMoments, seen: int, before: int) -> None:
-        """A call that failed on the host, out of memory say, half way through."""
-        if not has_snapshot(state) and int(state.counts[ROWS]) != seen:
-            return  # too large for a copy: what was added stays, and n_samples_seen_ says how many rows that is
-        if has_snapshot(state):
-            for array, copy in state.snapshot:
-                array[...] = copy
-        state.counts[ROWS] = seen
-        self.waiting, self._side = divmod(before, SIDES)
-        if seen + self.waiting == 0:
-            self._forget()
+    @contextmanager
+    def _all_or_nothing(self, n_parameters: int) -> Iterator[DeviceMoments]:
+        """The state, made if there is none; all is as it was before if what is done within fails on the host.
+
+        Where no copy is kept and a block was added, which only an error of the device or an interrupt can leave behind,
+        whole blocks stay and are counted; half a block makes the stream unusable.
+        """
+        is_new = self.state is None
+        if self.state is None:
+            self.state = moments(n_parameters, self.structure, centred=self.centred, dtype=self.accumulator)
+        state = self.state
+        skipped = None if self._skipped is None else self._skipped.copy()
+        kept = self.compute_dtype, list(self._buffers), list(self._weights), self.waiting, self._side
+        counts, call = state.counts.copy(), state.call
+        try:
+            yield state
+        except BaseException:
+            if not has_snapshot(state) and (state.torn or (state.counts != counts).any()):
+                raise
+            self.compute_dtype, self._buffers, self._weights, self.waiting, self._side = kept
+            self._skipped = skipped
+            if state.call != call and has_snapshot(state):
+                for array, copy in state.snapshot:
+                    array[...] = copy
+            state.counts[...] = counts
+            state.torn = False
+            if is_new:
+                self._forget()
+            raise
+
+    def _rehearse(
+        self, backend: CupyBackend, rows: DeviceRows, weights: DeviceArray | None, n_rows: int, *, skip: bool
+    ) -> None:
+        """Ask for the memory of a call: of rows that wait, of a block of such, and of one straight from ``rows``."""
+        state = self.state
+        assert state is not None
+        block, side = layout.block_rows(state.n_parameters), self._side
+        most = min(rows.n_samples, block)
+        with rehearsal(), _counts_kept(state):
+            mask = self._mask(backend, rows, weights, state) if skip else None
+            weighted = weights is not None or mask is not None
+            self._make_room(side, min(self.waiting + n_rows, block), block, weighted=weighted)
+            part, given = rows.slice(0, most), _part(weights, 0, most)
+            target = self._buffers[side][:most]
+            aside = target if rows.compute_dtype == target.dtype else target.astype(rows.compute_dtype)
+            held = _part(self._weights[side], 0, most)
+            backend.wait(part, given, _part(mask, 0, most), state, aside, held, first_row=0)
+            del aside
+            if self.waiting + n_rows >= block:
+                waited = DeviceRows(self._buffers[side][:block])
+                backend.add_rows(waited, _part(self._weights[side], 0, block), state, first_row=BUFFERED)
+            if most == block and mask is None and rows.compute_dtype == self.compute_dtype:
+                backend.add_rows(part, given, state, first_row=0)
 
     def _mask(
         self, backend: CupyBackend, rows: Rows, weights: DeviceArray | None, state: DeviceMoments
@@ -260,6 +314,7 @@ class DeviceStream:
         backend.wait(rows, weights, mask, self.state, aside, of_weights, first_row=first_row)
         if aside is not target:
             target[...] = aside  # exact; what a closed gate left alone goes back as it was
+        del aside  # its memory serves the block
         self.waiting = span.stop
         if self.waiting == block:
             self._flush(backend, self.state)
@@ -336,23 +391,25 @@ class DeviceStream:
             self._merge(theirs, other)
 
     def _merge(self, theirs: DeviceMoments, other: DeviceStream) -> None:
+        inside = other._inside
         with self.ordered():
             if other._done is not None:
                 cupy().cuda.get_current_stream().wait_event(other._done)
             backend = device_backend(self.place)
-            if self.state is None:
-                self.state = moments(
-                    theirs.n_parameters, self.structure, centred=self.centred, dtype=self.accumulator
-                )
-            assert other.compute_dtype is not None
-            self._widen_to(other.compute_dtype)
-            self._kept_side = self._side
-            if self.waiting:
-                begin(self.state)  # these rows were looked at when they came
-                self._flush(backend, self.state)
-            backend.merge(self.state, theirs)
+            with self._all_or_nothing(theirs.n_parameters) as state, Arena().used():
+                assert other.compute_dtype is not None
+                self._widen_to(other.compute_dtype)
+                self._kept_side = self._side
+                if self.waiting:
+                    begin(state)  # these rows were looked at when they came
+                    for _ in range(2):
+                        with rehearsal(), _counts_kept(state):
+                            backend.add_rows(*self.waiting_rows(), state, first_row=BUFFERED)
+                            backend.merge(state, theirs)
+                    self._flush(backend, state)
+                backend.merge(state, theirs)
             self.skipped_before += other.skipped_before
-            self.skipped_inside += other._inside
+            self.skipped_inside += inside
 
     def copy(self) -> DeviceStream:
         new = DeviceStream(
@@ -369,6 +426,15 @@ class DeviceStream:
             new._done = cupy().cuda.Event(disable_timing=True)
             new._done.record()
         return new
+
+
+@contextmanager
+def _counts_kept(state: DeviceMoments) -> Iterator[None]:
+    kept = state.counts.copy()
+    try:
+        yield
+    finally:
+        state.counts[...] = kept
 
 
 def _part(array: DeviceArray | None, start: int, stop: int) -> DeviceArray | None:

@@ -86,7 +86,7 @@ class HostFeed:
             passes.refuse_nonfinite(registry.active(), rows, weights)
         with stream.place:
             parts = self._parts(rows, weights)
-            stream.add_parts(p, dtype, parts, skip=skip, checked=checked)
+            stream.add_parts(p, dtype, parts, n_rows=rows.n_samples, skip=skip, checked=checked)
 
     def _parts(
         self, rows: Rows, weights: AnyArray | None

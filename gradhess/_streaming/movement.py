@@ -14,11 +14,10 @@ from gradhess import _device_memory
 from gradhess._backends import layout as host_layout
 from gradhess._backends import registry
 from gradhess._backends.cupy import layout
-from gradhess._backends.cupy.engine import DeviceArray
-from gradhess._backends.cupy.launch import device_errors, to_host
+from gradhess._backends.cupy.launch import device_errors, set_from_host, to_host
 from gradhess._backends.cupy.moments import moments
 from gradhess._backends.cupy.rows import DeviceRows
-from gradhess._backends.protocol import ROWS, AnyArray, Structure
+from gradhess._backends.protocol import LOSS, ROWS, AnyArray, Structure
 from gradhess._device_arrays import Place
 from gradhess._streaming import serial
 from gradhess._streaming.device_stream import DeviceStream, from_host
@@ -55,6 +54,7 @@ def pack(stream: MomentStream | DeviceStream) -> Packed:
             "scalars": np.concatenate([to_host(state.scalars), np.zeros(3)]),
             "counts": np.array([int(state.counts[ROWS]), 0]),
         }
+        arrays["scalars"][LOSS] = 0  # rows that waited came without theirs
         arrays["counts"][ROWS] -= inside  # rows that were skipped count nowhere but in n_samples_skipped
         if state.scatter is not None:
             scatter = to_host(state.scatter)
@@ -91,10 +91,6 @@ def unpack(stream: MomentStream, settings: dict[str, Any], arrays: dict[str, Any
         stream.add(Rows(rows), weights)
 
 
-def _copy(values: AnyArray, to: DeviceArray) -> None:
-    to.set(np.ascontiguousarray(values))
-
-
 def to_device(
     packed: Packed, structure: Structure, *, centred: bool, accumulator: np.dtype[Any], place: Place
 ) -> DeviceStream:
@@ -119,10 +115,10 @@ def to_device(
     with stream.ordered(), device_errors("a state"):
         _device_memory.require_stream(p, structure, accumulator)
         state = stream.state = moments(p, structure, centred=centred, dtype=accumulator)
-        if totals.scatter is not None:
-            _copy(totals.scatter, state.scatter)
-        _copy(totals.location, state.location)
-        _copy(totals.scalars[:_TOTALS], state.scalars)
+        if state.scatter is not None:
+            set_from_host(state.scatter, totals.scatter)
+        set_from_host(state.location, totals.location)
+        set_from_host(state.scalars, totals.scalars[:_TOTALS])
         state.counts[ROWS] = totals.counts[ROWS]
         stream.compute_dtype = host.compute_dtype
         if rows is not None:

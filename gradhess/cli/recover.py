@@ -115,7 +115,7 @@ class Recovery:
         N, p = problem.X.shape
         yield f"{self.title}: {source.target_name} on {p} parameter{'s' if p > 1 else ''}"
         dropped = f", {source.n_dropped:,} left out for missing values" if source.n_dropped else ""
-        yield f"{N:,} rows{dropped}; gradients at {'the optimum' if self.at_optimum else 'zero'}"
+        yield f"{N:,} row{'' if N == 1 else 's'}{dropped}; gradients at {'the optimum' if self.at_optimum else 'zero'}"
         for note in (*source.notes, *problem.notes):
             yield f"note: {note}"
         yield est.summary()
@@ -174,12 +174,18 @@ def read(source: TableSource, *, raw: bool, intercept: bool) -> Problem:
         data[:, : kept.size] /= np.sqrt(np.diag(moment)[kept])
     if intercept:
         data[:, -1] = 1.0
+    notes = [f"left out, as it cannot be estimated: {column.note}" for column in aliased]
+    y = np.concatenate([part for _, part in chunks])
+    if len(y) == 1:
+        notes.append("there is one row: the Hessian of a single sample, of rank 1 at most")
+    elif y.min() == y.max():
+        notes.append(f"{source.target_name} is constant ({y[0]:g}); the Hessian does not depend on it")
     names = tuple(source.feature_names[column] for column in kept)
     return Problem(
         data,
-        np.concatenate([y for _, y in chunks]),
+        y,
         (*names, INTERCEPT) if intercept else names,
-        tuple(f"left out, as it cannot be estimated: {column.note}" for column in aliased),
+        tuple(notes),
     )
 
 

@@ -105,3 +105,8 @@ def window(value: Any, p: int) -> tuple[int, int]:
             f"window is ({i0}, {i1}), but there are {p} eigenvectors: 0 <= i0 < i1 <= {p} must hold"
         )
     return i0, i1
+
+
+def generator(value: Any) -> np.random.Generator:
+    """A generator from itself, or from a seed."""
+    return value if isinstance(value, np.random.Generator) else np.random.default_rng(check.seed(value))

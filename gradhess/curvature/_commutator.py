@@ -69,7 +69,7 @@ def commutator(
     check.one_of(norm, NORMS, "norm")
     i0, i1 = _checks.window(window, len(hessian))
     count = check.count(n_baseline, "n_baseline", 0)
-    generator = np.random.default_rng(rng)
+    generator = _checks.generator(rng)
 
     values, vectors = eigenbasis(hessian)
     values, vectors = values[i0:i1], vectors[:, i0:i1]

@@ -154,7 +154,10 @@ def _commutators(axes: Axes, report: CurvatureReport) -> None:
 
 
 def _label(name: str, fit: Any) -> str:
-    return name if fit is None else f"{name}: exponent {fit.exponent:.3f} ± {fit.stderr:.3f}"
+    if fit is None:
+        return name
+    error = "" if np.isnan(fit.stderr) else f" ± {fit.stderr:.3f}"
+    return f"{name}: exponent {fit.exponent:.3f}{error}"
 
 
 def _legend(axes: Axes, place: Literal["upper left", "upper right", "lower right"]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from gradhess._gradients import Gradients, as_gradients
@@ -30,7 +31,7 @@ def gradient_noise_covariance(gradients: Any, *, batch_size: int = 1) -> Any:
     Raises
     ------
     InputError
-        ``batch_size`` is below 1, or there are no rows.
+        ``batch_size`` is below 1, there are no rows, or squares of the gradients overflow.
     InputTypeError
         Gradients that are not real numbers.
     NonFiniteError
@@ -48,5 +49,11 @@ def gradient_noise_covariance(gradients: Any, *, batch_size: int = 1) -> Any:
     if rows.n_samples == 0:
         raise InputError("gradients has no rows, so no covariance")
     covariance = rows.covariance()
+    # Of finite rows, no entry overflows without one on the diagonal (Cauchy and Schwarz).
+    if not math.isfinite(float(abs(covariance.diagonal()).max())):
+        raise InputError(
+            "the covariance of the gradients overflows float64, though they do not; divide all of them by the same "
+            "number c, and C is that over c squared"
+        )
     covariance /= size
     return covariance

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -40,6 +40,15 @@ class PowerLaw:
     n_used: int
 
 
+ROUNDING: Final = 64 * float(np.finfo(np.float64).eps)
+"""Times their number: how far computed eigenvalues that are equal may differ, relative to the largest."""
+
+
+def have_a_slope(h: Float64Array) -> bool:
+    """Whether there are two positive h that differ by more than rounding."""
+    return h.size > 1 and bool(h.max() - h.min() > ROUNDING * h.size * h.max())
+
+
 def power_law_fit(
     h: Any,
     c: Any,
@@ -68,7 +77,8 @@ def power_law_fit(
     Raises
     ------
     InputError
-        Fewer than two points with positive h and c and different h are left; shapes that do not agree.
+        Fewer than two points with positive h and c are left, or their h differ by rounding only; shapes that do not
+        agree.
     InputTypeError
         Data or settings that are not real numbers.
 
@@ -93,7 +103,7 @@ def power_law_fit(
         order = order[(hessian[order] >= h_floor) & (covariance[order] >= c_floor)]
     order = order[: math.ceil(fraction * order.size)]
     x, y = np.log10(hessian[order]), np.log10(covariance[order])
-    if x.size < 2 or x.max() == x.min():
+    if not have_a_slope(hessian[order]):
         raise InputError(
             f"a slope needs at least two points with positive h and c and different h, and there are {x.size} "
             f"of {hessian.size}"

@@ -14,7 +14,7 @@ from gradhess.curvature import _checks
 from gradhess.curvature._alignment import cosine, rank_correlation, spread, squares
 from gradhess.curvature._commutator import Commutator, measure, rotations
 from gradhess.curvature._curvature import Curvature
-from gradhess.curvature._power_law import PowerLaw, power_law_fit
+from gradhess.curvature._power_law import PowerLaw, have_a_slope, power_law_fit
 from gradhess.curvature._sandwich import Sandwich, sandwich_check
 from gradhess.errors import InputTypeError
 
@@ -98,7 +98,7 @@ class CurvatureReport:
     def title(self) -> str:
         """What it is about, in one line."""
         c = self.curvature
-        n = "" if c.n_samples is None else f", {c.n_samples:,} samples"
+        n = "" if c.n_samples is None else f", {c.n_samples:,} sample{'' if c.n_samples == 1 else 's'}"
         label = f"{c.label}: " if c.label else ""
         return f"{label}p = {c.n_parameters:,}{n}, B = {c.batch_size}, rank {self.rank:,}, top {self.top:,}"
 
@@ -180,7 +180,7 @@ def analyze(
 
     vectors = curvature.eigenvectors
     K = vectors.T @ curvature.C @ vectors
-    generator = np.random.default_rng(rng)
+    generator = _checks.generator(rng)
     relative, product = _commutators(K, d.H, count, generator)
     i0, i1 = _checks.window((0, used) if window is None else window, p)
     within, _ = _commutators(K[i0:i1, i0:i1], d.H[i0:i1], count, generator)
@@ -221,8 +221,7 @@ def _commutators(
 
 
 def _fit(h: Float64Array, c: Float64Array, settings: dict[str, Any]) -> PowerLaw | None:
-    positive = h[c > 0]
-    if positive.size < 2 or positive.min() == positive.max():
+    if not have_a_slope(h[c > 0]):
         return None
     return power_law_fit(h, c, **settings)
 
@@ -234,7 +233,8 @@ def _number(value: float) -> str:
 def _exponent(fit: PowerLaw | None) -> tuple[str, str]:
     if fit is None:
         return "-", "no two points"
-    return f"{fit.exponent:.3f}", f"± {fit.stderr:.3f}, R² {fit.r_squared:.4f}, {fit.n_used} points"
+    error = "no standard error" if np.isnan(fit.stderr) else f"± {fit.stderr:.3f}"
+    return f"{fit.exponent:.3f}", f"{error}, R² {fit.r_squared:.4f}, {fit.n_used} points"
 
 
 def _commutator(found: Commutator) -> tuple[str, str]:

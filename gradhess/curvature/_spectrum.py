@@ -56,10 +56,10 @@ def layer_spectrum(
     count = check.count(k, "k", 1)
     if count >= p:
         raise InputError(
-            f"k is {count}, but the layer has {p} parameters: k must be below; use layer_curvature"
+            f"k is {count}, but p, the parameters of the layer, is {p}: k must be below; use layer_curvature"
         )
     accuracy = _checks.number(tolerance, "tolerance", minimum=0.0)
-    values, vectors = _lanczos(source, shape, n, count, accuracy, np.random.default_rng(rng))
+    values, vectors = _lanczos(source, shape, n, count, accuracy, _checks.generator(rng))
     order = np.argsort(-values, kind="stable")
     values, vectors = values[order], np.ascontiguousarray(vectors[:, order])
     M, C, kappa = _diagonals(source, shape, n, vectors)

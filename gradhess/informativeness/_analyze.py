@@ -16,7 +16,7 @@ from gradhess.informativeness._dependence import pairwise_dependence
 from gradhess.informativeness._enumeration import DerivativesInBlocks, require_gradients
 from gradhess.informativeness._estimate import Estimate, above_rounding
 from gradhess.informativeness._exact import exact_informativeness, second_moment_norm
-from gradhess.informativeness._inputs import Inputs
+from gradhess.informativeness._inputs import Inputs, as_inputs
 from gradhess.informativeness._montecarlo import estimate_informativeness, input_sampler
 from gradhess.informativeness._report import BATCH_SIZES, Report
 from gradhess.informativeness._targets import TargetClass
@@ -72,11 +72,9 @@ def analyze(
     check.instance(target_class, TargetClass, "target_class")
     sizes = tuple(check.count(size, "batch_sizes", 1) for size in batch_sizes)
     if callable(inputs) or target_class.members is None:
-        distribution = inputs if callable(inputs) or isinstance(inputs, Inputs) else Inputs(inputs)
+        distribution = inputs if callable(inputs) else as_inputs(inputs, "inputs")
         return _estimated(model, target_class, distribution, loss, n_targets, n_inputs, sizes, rng)
-    return _enumerated(
-        model, target_class, inputs if isinstance(inputs, Inputs) else Inputs(inputs), loss, sizes
-    )
+    return _enumerated(model, target_class, as_inputs(inputs, "inputs"), loss, sizes)
 
 
 def _enumerated(
@@ -90,7 +88,9 @@ def _enumerated(
     squares = np.einsum("xj,xj->x", J, J, dtype=np.float64)
     # E_h of the second moment of one input's gradient, less that of |G_h|^2 = variance + |mean|^2.
     second_moment = float((mu * squares) @ passed.mean_square)
-    noise = above_rounding(second_moment - variance - float(mean @ mean), second_moment, len(inputs))
+    noise = 0.0  # of one input, exactly
+    if len(inputs) > 1:
+        noise = above_rounding(second_moment - variance - float(mean @ mean), second_moment, len(inputs))
     epsilon, top, notes = None, None, []
     if target_class.q is None or passed.labels is None:
         notes.append("no pairwise dependence and no bound: the targets have real values, not labels")

@@ -9,7 +9,7 @@ import numpy as np
 
 from gradhess._arrays import as_numpy
 from gradhess._backends.protocol import AnyArray, Float64Array
-from gradhess.errors import InputError
+from gradhess.errors import InputError, InputTypeError
 from gradhess.informativeness import _checks
 from gradhess.informativeness._collision import collision_entropy
 
@@ -36,18 +36,12 @@ class Inputs:
     ------
     InputError
         There are no points, one is not finite, or a weight is negative.
+    InputTypeError
+        They are not numbers.
     """
 
     def __init__(self, points: Any, weights: Any = None) -> None:
-        given = as_numpy(points, "points")
-        if given.ndim not in (1, 2) or given.size == 0:
-            raise InputError(
-                f"points has shape {given.shape}; it must be (n_inputs,) or (n_inputs, d), not empty"
-            )
-        rows = given.reshape(len(given), -1)
-        if rows.dtype.kind == "f" and not np.isfinite(rows).all():
-            bad = int(np.argmax(~np.isfinite(rows).all(axis=1)))
-            raise InputError(f"points holds NaN or infinity, first in row {bad}")
+        rows = _rows(points, "points")
         shares = _checks.probabilities(weights, "weights", len(rows))
         rows, shares = rows[shares > 0], shares[shares > 0]
         different, position = np.unique(rows, axis=0, return_inverse=True)
@@ -73,6 +67,24 @@ class Inputs:
         return chosen
 
 
-def as_inputs(value: Any) -> Inputs:
+def as_inputs(value: Any, name: str) -> Inputs:
     """Inputs from themselves, or the equal distribution on the rows of an array."""
-    return value if isinstance(value, Inputs) else Inputs(value)
+    return value if isinstance(value, Inputs) else Inputs(_rows(value, name))
+
+
+def _rows(points: Any, name: str) -> AnyArray:
+    """(n_inputs, d), finite."""
+    if points is None or isinstance(points, (str, bytes)):
+        raise InputTypeError(
+            f"{name} must be an array of points, (n_inputs,) or (n_inputs, d), not {type(points).__name__}"
+        )
+    given = as_numpy(points, name)
+    if given.ndim not in (1, 2) or given.size == 0:
+        raise InputError(
+            f"{name} has shape {given.shape}; it must be (n_inputs,) or (n_inputs, d), not empty"
+        )
+    rows = given.reshape(len(given), -1)
+    if rows.dtype.kind == "f" and not np.isfinite(rows).all():
+        bad = int(np.argmax(~np.isfinite(rows).all(axis=1)))
+        raise InputError(f"{name} holds NaN or infinity, first in row {bad}")
+    return rows

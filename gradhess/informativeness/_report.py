@@ -119,7 +119,19 @@ class Report:
             count = f"{steps:,.0f}" if steps < MANY_STEPS else "none"
             error = None if self.exact else ratio.stderr
             lines.append(f"{size:>12,}{_number(ratio.value, error):>24}{count:>18}")
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+        notes = [*self.notes, *self._why_no_ratio()]
+        return "\n".join([*lines, *(f"note: {note}" for note in notes)])
+
+    def _why_no_ratio(self) -> tuple[str, ...]:
+        """Why there are dashes; of all batch sizes or of none."""
+        if self.noise > 0 or (self.noise == 0 and self.variance.value > 0):
+            return ()
+        if self.noise < 0:
+            return ("signal / noise has no value: the estimated noise is negative; draw more inputs",)
+        if self.variance.value < 0:
+            return ("signal / noise has no value: no noise was seen, and the estimated variance is negative",)
+        one = " (there is one)" if self.n_inputs == 1 else ""
+        return (f"signal / noise is 0 / 0: the gradient differs neither between targets nor inputs{one}",)
 
     def __str__(self) -> str:
         return self.summary()
@@ -187,4 +199,6 @@ def _row(name: str, value: str) -> str:
 
 
 def _number(value: float, error: float | None) -> str:
-    return f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.2g}"
+    if math.isnan(value):
+        return "-"
+    return f"{value:.4g}" if error is None or math.isnan(error) else f"{value:.4g} ± {error:.2g}"

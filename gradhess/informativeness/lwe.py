@@ -312,8 +312,12 @@ def _integers(value: Any, name: str) -> IntArray:
         array = array.astype(np.float64)
         if not np.isfinite(array).all():
             raise InputError(f"{name} holds NaN or infinity")
-        if not np.array_equal(array, np.rint(array)):
-            raise InputTypeError(f"{name} must hold integers")
+        fractions = array != np.rint(array)
+        if fractions.any():
+            row, column = (int(index) for index in np.argwhere(fractions)[0])
+            raise InputTypeError(
+                f"{name} must hold integers, and the entry in row {row}, column {column}, is {array[row, column]:g}"
+            )
         if np.abs(array).max() > EXACT_FLOAT:
             raise InputError(
                 f"{name} holds floats above 2^53, which do not tell integers apart; pass an array of integers"

@@ -47,3 +47,11 @@ def symmetric(value: Any, name: str, size: int | None = None) -> Float64Array:
     if np.abs(matrix - matrix.T).max() > SYMMETRY * np.abs(matrix).max():
         raise InputError(f"{name} is not symmetric")
     return np.asarray((matrix + matrix.T) / 2)
+
+
+def within_range(moments: Any, remedy: str = "divide the features by their size") -> Float64Array:
+    """A covariance or second moment of gradients that are finite, whose squares need not be."""
+    matrix = np.asarray(moments)
+    if not np.isfinite(matrix).all():
+        raise InputError(f"the covariance of the gradients overflows float64, though they do not; {remedy}")
+    return matrix

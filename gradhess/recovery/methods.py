@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import scipy.linalg
@@ -17,6 +17,7 @@ from gradhess._backends.protocol import Float64Array
 from gradhess._streaming import StreamingCovariance
 from gradhess.errors import InputError
 from gradhess.recovery import orthogonal as designs
+from gradhess.recovery.arguments import within_range
 from gradhess.recovery.drawing import Asker
 from gradhess.recovery.excess import bias_of_covariance
 from gradhess.recovery.metrics import sampling_error
@@ -48,7 +49,7 @@ def covariance(ask: Asker, m: int, variance: float) -> Recovered:
             "Hessian; pass a noise_variance above 0"
         )
     gradients = _noised(ask, m, variance)
-    hessian = _within_range(gradients.covariance_) / (ask.factor * total)
+    hessian = within_range(gradients.covariance_) / (ask.factor * total)
     mean = np.asarray(gradients.location_)
     bias = bias_of_covariance(hessian, mean, total, ask.factor, ask.n, m)
     return Recovered(hessian, mean, gradients, m, sampling_error(ask.n_params, m, ask.batch_size), bias)
@@ -70,7 +71,7 @@ def antithetic(ask: Asker, m: int, variance: float) -> Recovered:
         means.partial_fit((plus + minus) / 2)
         halves.partial_fit((plus - minus) / 2)
     return Recovered(
-        _within_range(halves.second_moment_) / (ask.factor * variance),
+        within_range(halves.second_moment_) / (ask.factor * variance),
         np.asarray(means.location_),
         received,
         m,
@@ -86,8 +87,8 @@ def difference(ask: Asker, m: int, variance: float) -> Recovered:
     if m % 2 or m < 4:
         raise InputError(f"n_gradients is {m}; half of them are clean, so it must be even and at least 4")
     noisy, clean = _noised(ask, m // 2, variance), _noised(ask, m // 2, 0.0)
-    above = _within_range(clean.covariance_)
-    hessian = (_within_range(noisy.covariance_) - above) / (ask.factor * variance)
+    above = within_range(clean.covariance_)
+    hessian = (within_range(noisy.covariance_) - above) / (ask.factor * variance)
     # In units of H, Cov(noisy) / (a s^2) is at most 1 + b and Cov(clean) / (a s^2) at most b; both are estimated.
     try:
         b = float(scipy.linalg.eigh(above / (ask.factor * variance), hessian, eigvals_only=True)[-1])
@@ -105,7 +106,7 @@ def fixed_batch(ask: Asker, m: int, variance: float) -> Recovered:
     gradients = StreamingCovariance(ddof=1)
     for count in ask.chunks(m):
         gradients.partial_fit(ask.gradients(ask.repeated(batch, count), ask.noise(count, variance)))
-    hessian = _within_range(gradients.covariance_) / (ask.factor * variance)
+    hessian = within_range(gradients.covariance_) / (ask.factor * variance)
     error = sampling_error(min(ask.n_params, ask.n), m)
     return Recovered(hessian, np.asarray(gradients.location_), gradients, m, error)
 
@@ -130,7 +131,7 @@ def orthogonal(ask: Asker, m: int, variance: float) -> Recovered:
         received.partial_fit(found)
         moved.partial_fit(found - clean)
         start += count
-    return Recovered(_within_range(moved.second_moment_) / (ask.factor * variance), clean, received, m, 0.0)
+    return Recovered(within_range(moved.second_moment_) / (ask.factor * variance), clean, received, m, 0.0)
 
 
 METHODS: Final[dict[str, Method]] = {
@@ -149,16 +150,6 @@ def _noised(ask: Asker, m: int, variance: float) -> StreamingCovariance:
         batches = ask.draw(count)
         gradients.partial_fit(ask.gradients(batches, ask.noise(count, variance)))
     return gradients
-
-
-def _within_range(moments: Any) -> Float64Array:
-    """A covariance or second moment of gradients that are finite, whose squares need not be."""
-    matrix = np.asarray(moments)
-    if not np.isfinite(matrix).all():
-        raise InputError(
-            "the covariance of the gradients overflows float64, though they do not; divide the features by their size"
-        )
-    return matrix
 
 
 def _need_noise(variance: float, method: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 
@@ -12,8 +12,13 @@ from gradhess._arrays import as_numpy
 from gradhess._backends.protocol import Float64Array
 from gradhess._streaming import StreamingCovariance
 from gradhess.errors import InputError, InputTypeError, NonFiniteError, NotFittedError
+from gradhess.recovery.arguments import within_range
 from gradhess.recovery.calibration import gradient_factor
 from gradhess.recovery.metrics import sampling_error
+
+RESCALE: Final = (
+    "divide all of them by the same number c before partial_fit, and hessian_ is that over c squared"
+)
 
 
 class HessianReceiver:
@@ -155,20 +160,26 @@ class HessianReceiver:
         ------
         NotFittedError
             No worker has sent two gradients yet.
+        InputError
+            The squares of the gradients overflow float64, though the gradients do not.
         """
         scatter: Float64Array | None = None
         freedom = 0
         for stream in self._seen().values():
             m = stream.n_samples_seen_
             if m > 1:
-                part = np.asarray(stream.covariance_) * (m - 1)
-                scatter = part if scatter is None else scatter + part
+                with np.errstate(over="ignore", invalid="ignore"):  # which is refused below
+                    part = np.asarray(stream.covariance_) * (m - 1)
+                    scatter = part if scatter is None else scatter + part
                 freedom += m - 1
         if scatter is None:
             raise NotFittedError(
                 "every worker has sent one gradient only; a covariance needs two of one worker"
             )
-        return np.asarray(scatter / (freedom * self._factor * (self.noise_variance + self.existing)))
+        hessian = within_range(scatter, RESCALE) / (
+            freedom * self._factor * (self.noise_variance + self.existing)
+        )
+        return np.asarray(hessian)
 
     @property
     def gradient_(self) -> Float64Array:

@@ -47,6 +47,12 @@ class DifferentiableModel(ModuleFunction):
         if not self._parameters():
             raise InputError("no parameter of the module requires a gradient; see parameter.requires_grad_()")
 
+    def __repr__(self) -> str:
+        chunks = "" if self.chunk_size is None else f", chunk_size={self.chunk_size}"
+        return (
+            f"<DifferentiableModel: {type(self.module).__name__}, {self.n_parameters:,} parameters{chunks}>"
+        )
+
     @property
     def n_parameters(self) -> int:
         """p."""

@@ -74,7 +74,7 @@ class ModuleFunction:
             found = found.detach().to("cpu")
             on_host: AnyArray = (found.float() if found.dtype == torch.bfloat16 else found).numpy()
             return on_host
-        reasons = "; ".join(f"as {kind}: {_first_line(error)}" for kind, error in said.items())
+        reasons = "; ".join(f"as {kind}: {first_line(error)}" for kind, error in said.items())
         raise InputError(
             f"the module cannot be used on inputs of shape {array.shape} ({reasons}){hint}"
         ) from list(said.values())[-1]
@@ -107,5 +107,10 @@ def refuse_training_layers(model: nn.Module, name: str) -> None:
             )
 
 
-def _first_line(error: Exception) -> str:
+def changes_between_calls(model: nn.Module) -> bool:
+    """What ``refuse_training_layers`` refuses."""
+    return any(module.training and isinstance(module, _CHANGE_BETWEEN_CALLS) for module in model.modules())
+
+
+def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]

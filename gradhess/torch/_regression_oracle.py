@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset, default_collate
+from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from gradhess import _validation as check
 from gradhess._backends.protocol import AnyArray
@@ -16,7 +16,12 @@ from gradhess.errors import InputError, InputTypeError
 from gradhess.recovery.arguments import BATCHES, random_stream
 from gradhess.recovery.calibration import gradient_factor
 from gradhess.recovery.oracle import distinct_rows, refuse_labels
-from gradhess.torch._module_function import refuse_training_layers
+from gradhess.torch._module_function import (
+    FAILURES,
+    changes_between_calls,
+    first_line,
+    refuse_training_layers,
+)
 
 
 class RegressionOracle:
@@ -51,9 +56,10 @@ class RegressionOracle:
     Raises
     ------
     InputError, InputTypeError
-        A dataset that is empty or of unknown length, targets that are classes (also two values only) or not finite,
-        predictions of another shape than the targets, an unknown parameter, or a model in training mode with dropout or
-        batch normalisation, whose output changes from call to call: call ``model.eval()``.
+        A dataset that is empty, of unknown length or a loader; inputs or targets that are not finite; targets that are
+        classes (also two values only); a model that does not take the inputs, which one call on the first sample finds
+        out; predictions of another shape than the targets; an unknown parameter. From ``gradient``, a model in training
+        mode with dropout or batch normalisation, whose output changes from call to call: call ``model.eval()``.
     """
 
     def __init__(
@@ -81,14 +87,25 @@ class RegressionOracle:
         self.reduction = reduction
         self.existing_noise = check.nonnegative(existing_noise, "existing_noise")
         self._rng = random_stream(rng, BATCHES)
-        _, y = self._fetch(np.zeros(1, np.int64))
+        x, y = self._fetch(np.zeros(1, np.int64))
         if not torch.is_floating_point(y):
             raise InputTypeError(
                 f"the targets are {y.dtype}; noise can be added to the real targets of a regression only"
             )
-        self._check_targets()
+        self._check_samples()
         self.n_targets = max(int(y[0].numel()), 1)
         gradient_factor(reduction, self.batch_size * self.n_targets)  # checks the name
+        if not changes_between_calls(
+            model
+        ):  # which a call could change, and which the first gradient refuses
+            with torch.no_grad():
+                self._predicted(x, y)
+
+    def __repr__(self) -> str:
+        return (
+            f"<RegressionOracle: {type(self.model).__name__}, {self.n_params:,} parameters, {self._size:,} samples, "
+            f"batch_size={self.batch_size}, reduction={self.reduction!r}>"
+        )
 
     @property
     def n_params(self) -> int:
@@ -115,17 +132,33 @@ class RegressionOracle:
         refuse_training_layers(self.model, "model")
         x, y = self._fetch(np.asarray(batch))
         with torch.enable_grad():
-            prediction = self.model(x)
-            if prediction.shape != y.shape:
-                if prediction.numel() != y.numel() or prediction.shape[0] != y.shape[0]:
-                    raise InputError(
-                        f"the model returns shape {tuple(prediction.shape)} for targets of shape {tuple(y.shape)}"
-                    )
-                prediction = prediction.reshape(y.shape)
+            prediction = self._predicted(x, y)
             noise = torch.as_tensor(np.asarray(target_noise), dtype=y.dtype, device=y.device).reshape(y.shape)
             loss = self._loss(prediction - (y + noise))
             gradients = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
         return torch.cat([gradient.reshape(-1) for gradient in gradients]).detach().cpu()
+
+    def _predicted(self, x: Tensor, y: Tensor) -> Tensor:
+        """In the shape of the targets; what torch says about inputs that do not fit is said with their names."""
+        try:
+            prediction = self.model(x)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except FAILURES as error:
+            raise InputError(
+                f"model does not take the inputs of dataset (shape {tuple(x.shape)}, {x.dtype}): {first_line(error)}; "
+                "it must take a batch (n, ...) of them, in the dtype of its parameters"
+            ) from error
+        if not isinstance(prediction, Tensor):
+            raise InputTypeError(f"model returns a {type(prediction).__name__}; it must return a tensor")
+        if prediction.shape == y.shape:
+            return prediction
+        if prediction.numel() != y.numel() or prediction.shape[:1] != y.shape[:1]:
+            raise InputError(
+                f"the model returns shape {tuple(prediction.shape)} for targets of shape {tuple(y.shape)}; "
+                "there must be one prediction for each target"
+            )
+        return prediction.reshape(y.shape)
 
     def _loss(self, residual: Tensor) -> Tensor:
         squares = (residual * residual).sum()
@@ -141,24 +174,62 @@ class RegressionOracle:
             item = default_collate([self._dataset[int(index)] for index in indices])
         if not isinstance(item, (tuple, list)) or len(item) != 2:
             raise InputTypeError("an item of the dataset must be a pair (input, target)")
+        for part, name in zip(item, ("input", "target"), strict=True):
+            if not isinstance(part, Tensor):
+                raise InputTypeError(
+                    f"the {name} of the dataset is a {type(part).__name__}; it must be a tensor or a number"
+                )
         device = self._parameters[0].device
         return item[0].to(device), item[1].to(device)
 
-    def _check_targets(self) -> None:
-        """As LinearRegressionOracle does: finite, and no labels of two classes."""
+    def _check_samples(self) -> None:
+        """As LinearRegressionOracle does: all of it finite, and no labels of two classes."""
         if isinstance(self._dataset, TensorDataset):
-            targets = self._dataset.tensors[1]
+            inputs, targets = self._dataset.tensors
+            _refuse_nonfinite_rows(inputs)
         else:
-            items = (self._dataset[index] for index in range(self._size))
-            targets = torch.stack([torch.as_tensor(target).detach().cpu() for _, target in items])
+            read = []
+            for index in range(self._size):
+                x, y = self._dataset[index]
+                _refuse_nonfinite_rows(x, index)
+                read.append(torch.as_tensor(y).detach().cpu())
+            targets = torch.stack(read)
         values = targets.detach().to("cpu", torch.float64).numpy()
         refuse_labels(check.finite(values, "the target of the dataset"), "the target of the dataset")
 
 
+def _refuse_nonfinite_rows(inputs: Any, index: int | None = None) -> None:
+    """Of all samples, or of the one of that index. Integers are, of course."""
+    if not isinstance(inputs, Tensor) or not (inputs.is_floating_point() or inputs.is_complex()):
+        return
+    finite = torch.isfinite(inputs.detach())
+    if bool(finite.all()):
+        return
+    if index is None:
+        index = int(finite.reshape(len(finite), -1).all(1).to(torch.uint8).argmin())
+    raise InputError(
+        f"the input of the dataset holds NaN or infinity, first in sample {index}; leave such samples out, or fill "
+        "them in"
+    )
+
+
 def _as_dataset(dataset: Any) -> Any:
+    if isinstance(dataset, DataLoader):
+        raise InputTypeError(
+            "dataset is a DataLoader; batches are drawn here, by index, so pass the data set behind it: loader.dataset"
+        )
+    if isinstance(dataset, (Tensor, np.ndarray)):
+        raise InputTypeError(
+            f"dataset is one {type(dataset).__name__}; pass a pair of tensors, (inputs, targets), or a Dataset"
+        )
     if isinstance(dataset, (tuple, list)):
         if len(dataset) != 2 or not all(isinstance(part, Tensor) for part in dataset):
-            raise InputTypeError("dataset must be a Dataset, or a pair of tensors (inputs, targets)")
+            arrays = len(dataset) == 2 and all(isinstance(part, np.ndarray) for part in dataset)
+            hint = "; torch.from_numpy(array) makes a tensor of an array" if arrays else ""
+            raise InputTypeError(f"dataset must be a Dataset, or a pair of tensors (inputs, targets){hint}")
+        for part, name in zip(dataset, ("inputs", "targets"), strict=True):
+            if part.ndim == 0:
+                raise InputError(f"dataset: the {name} are one number; the first axis must be the samples")
         if len(dataset[0]) != len(dataset[1]):
             raise InputError(f"dataset has {len(dataset[0])} inputs and {len(dataset[1])} targets")
         return TensorDataset(*dataset)
@@ -166,12 +237,17 @@ def _as_dataset(dataset: Any) -> Any:
 
 
 def _size(dataset: Any) -> int:
+    kind = type(dataset).__name__
     try:
         size = len(dataset)
     except TypeError:
         raise InputTypeError(
-            f"dataset ({type(dataset).__name__}) has no length; batches are drawn by index, so pass a map-style Dataset"
+            f"dataset ({kind}) has no length; batches are drawn by index, so pass a map-style Dataset"
         ) from None
+    if not hasattr(dataset, "__getitem__") or isinstance(dataset, (str, bytes, Mapping)):
+        raise InputTypeError(
+            f"dataset ({kind}) has no samples by index; pass a map-style Dataset, or a pair of tensors"
+        )
     if size == 0:
         raise InputError("dataset is empty")
     return int(size)

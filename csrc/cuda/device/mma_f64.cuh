@@ -2,8 +2,6 @@
 // out as in fragments.cuh. Sums are fused multiply-adds, correctly rounded.
 #pragma once
 
-#include <cmath>
-
 #include "fragments.cuh"
 
 namespace gradhess::cuda::device {

@@ -2,9 +2,11 @@
 // float32 (ties to even; overflow goes to infinity, as in IEEE 754).
 #pragma once
 
-#include <cstring>
-
 #include "platform.cuh"
+
+#if defined(GRADHESS_CUDA_EMULATOR)
+#include <cstring>
+#endif
 
 namespace gradhess::cuda::device {
 
@@ -94,20 +96,59 @@ GRADHESS_DEVICE Half round_to<Half>(float value) {
 
 #endif
 
-// A product that the compiler does not contract into a fused multiply-add.
+// Arithmetic in float32 that is not contracted, and keeps numbers below 2^-126: CuPy compiles kernels with -ftz=true,
+// which makes zeros of them, so for NVRTC the instructions are written out.
 #if defined(GRADHESS_CUDA_EMULATOR)
 inline float rounded_product(float a, float b) { return a * b; }
 inline double rounded_product(double a, double b) { return a * b; }
+inline float difference(float a, float b) { return a - b; }
+inline double to_double(float value) { return value; }
+inline float rounded_to_float(double value) { return static_cast<float>(value); }
+#elif defined(__CUDACC_RTC__)
+GRADHESS_DEVICE float rounded_product(float a, float b) {
+    float result;
+    asm("mul.rn.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+    return result;
+}
+GRADHESS_DEVICE double rounded_product(double a, double b) { return __dmul_rn(a, b); }
+GRADHESS_DEVICE float difference(float a, float b) {
+    float result;
+    asm("sub.rn.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+    return result;
+}
+GRADHESS_DEVICE double to_double(float value) {
+    double result;
+    asm("cvt.f64.f32 %0, %1;" : "=d"(result) : "f"(value));
+    return result;
+}
+GRADHESS_DEVICE float rounded_to_float(double value) {
+    float result;
+    asm("cvt.rn.f32.f64 %0, %1;" : "=f"(result) : "d"(value));
+    return result;
+}
 #else
 GRADHESS_DEVICE float rounded_product(float a, float b) { return __fmul_rn(a, b); }
 GRADHESS_DEVICE double rounded_product(double a, double b) { return __dmul_rn(a, b); }
+GRADHESS_DEVICE float difference(float a, float b) { return a - b; }
+GRADHESS_DEVICE double to_double(float value) { return value; }
+GRADHESS_DEVICE float rounded_to_float(double value) { return static_cast<float>(value); }
 #endif
 
+GRADHESS_DEVICE double difference(double a, double b) { return a - b; }
 GRADHESS_DEVICE float to_float(float value) { return value; }
 GRADHESS_DEVICE double to_double(double value) { return value; }
-GRADHESS_DEVICE double to_double(float value) { return static_cast<double>(value); }
-GRADHESS_DEVICE double to_double(Half value) { return static_cast<double>(to_float(value)); }
-GRADHESS_DEVICE double to_double(BFloat16 value) { return static_cast<double>(to_float(value)); }
+GRADHESS_DEVICE double to_double(Half value) { return to_double(to_float(value)); }
+GRADHESS_DEVICE double to_double(BFloat16 value) { return to_double(to_float(value)); }
+
+// From float64 to the type in which rows are computed.
+template <class T>
+GRADHESS_DEVICE T narrowed(double value) {
+    if constexpr (sizeof(T) == 8) {
+        return value;
+    } else {
+        return rounded_to_float(value);
+    }
+}
 
 template <class T, class Source>
 GRADHESS_DEVICE T convert(Source value) {

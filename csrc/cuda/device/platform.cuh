@@ -4,11 +4,11 @@
 // tests/cuda_emulator (GRADHESS_CUDA_EMULATOR), which runs the same kernels without a GPU.
 #pragma once
 
-#include <cstdint>
+#include "../portable.hpp"
 
 #if defined(GRADHESS_CUDA_EMULATOR)
 #include "cuda_emulator/emulator.hpp"
-#else
+#elif !defined(__CUDACC_RTC__)
 #include <cuda_runtime.h>
 #endif
 

@@ -9,9 +9,15 @@ namespace {
 
 constexpr Index kMostBlocks = Index{1} << 20;  // more loop
 
+template <class T>
+SourceRows<T> source_of(const SplitRows& rows) {
+    return {
+        static_cast<const T*>(rows.data), rows.rows, rows.columns, rows.row_stride, rows.factors, rows.factor_stride};
+}
+
 template <class T, class Number, int COUNT>
 Status split_into(const SplitJob<T>& job, void* stream) {
-    const Index items = job.rows * (job.planes.pitch / kPlaneAlign);
+    const Index items = job.source.rows * (job.planes.pitch / kPlaneAlign);
     if (items == 0) return {};
     const Index blocks = (items + kSplitThreads - 1) / kSplitThreads;
     device::LaunchShape shape;
@@ -24,12 +30,7 @@ Status split_into(const SplitJob<T>& job, void* stream) {
 template <class T>
 Status split_typed(const SplitRows& rows, const Planes& planes, bool half, std::int32_t* overflow, void* stream) {
     SplitJob<T> job{};
-    job.data = static_cast<const T*>(rows.data);
-    job.rows = rows.rows;
-    job.columns = rows.columns;
-    job.row_stride = rows.row_stride;
-    job.factors = rows.factors;
-    job.factor_stride = rows.factor_stride;
+    job.source = source_of<T>(rows);
     job.blocks = rows.blocks;
     job.block_pitch = rows.blocks > 1 ? rows.block_pitch : planes.pitch;
     job.planes = planes;
@@ -49,12 +50,7 @@ Index peak_segments(Index rows) { return (rows + kPeakRows - 1) / kPeakRows; }
 template <class T>
 Status exponents_typed(const SplitRows& rows, std::int32_t* exponents, int largest, void* workspace, void* stream) {
     PeakJob<T> job{};
-    job.data = static_cast<const T*>(rows.data);
-    job.rows = rows.rows;
-    job.columns = rows.columns;
-    job.row_stride = rows.row_stride;
-    job.factors = rows.factors;
-    job.factor_stride = rows.factor_stride;
+    job.source = source_of<T>(rows);
     job.peaks = static_cast<float*>(workspace);
     job.segments = peak_segments(rows.rows);
     job.exponents = exponents;

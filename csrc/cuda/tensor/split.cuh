@@ -20,14 +20,28 @@ using Index = std::int64_t;
 constexpr int kSplitThreads = 256;
 constexpr int kPeakRows = 256;  // rows of which one thread block finds the largest entry of each column
 
+// Rows as the kernels read them: row i begins at data + i row_stride, and block p of the planes is the rows times
+// factors[i factor_stride + p].
 template <class T>
-struct SplitJob {
+struct SourceRows {
     const T* data;
     Index rows;
     Index columns;
     Index row_stride;
     const double* factors;  // (rows, factor_stride), or null
     Index factor_stride;
+
+    // An entry as it is split: rounded once to float32.
+    GRADHESS_DEVICE float entry(Index row, Index column, Index block) const {
+        const T value = data[row * row_stride + column];
+        if (!factors) return static_cast<float>(value);
+        return static_cast<float>(factors[row * factor_stride + block] * static_cast<double>(value));
+    }
+};
+
+template <class T>
+struct SplitJob {
+    SourceRows<T> source;
     Index blocks;
     Index block_pitch;
     Planes planes;
@@ -62,12 +76,6 @@ GRADHESS_DEVICE float float_power_of_two(int exponent) {
 #endif
 }
 
-// An entry as it is split: rounded once to float32.
-template <class T>
-GRADHESS_DEVICE float entry_of(T value, const double* factor) {
-    return factor ? static_cast<float>(*factor * static_cast<double>(value)) : static_cast<float>(value);
-}
-
 struct alignas(16) Chunk {
     std::uint16_t entries[kPlaneAlign];
 };
@@ -75,7 +83,7 @@ struct alignas(16) Chunk {
 template <class T, class Number, int COUNT>
 __global__ void __launch_bounds__(kSplitThreads) split_kernel(SplitJob<T> job) {
     const Index chunks = job.planes.pitch / kPlaneAlign;
-    const Index items = job.rows * chunks;
+    const Index items = job.source.rows * chunks;
     const Index step = static_cast<Index>(gridDim.x) * kSplitThreads;
     for (Index item = static_cast<Index>(blockIdx.x) * kSplitThreads + device::thread_number(); item < items;
          item += step) {
@@ -83,16 +91,14 @@ __global__ void __launch_bounds__(kSplitThreads) split_kernel(SplitJob<T> job) {
         const Index first = item % chunks * kPlaneAlign;
         const Index block = first / job.block_pitch;
         const Index first_column = first % job.block_pitch;
-        const double* factor =
-            job.factors && block < job.blocks ? job.factors + row * job.factor_stride + block : nullptr;
         Chunk planes[COUNT];
         bool fits = true;
 #pragma unroll
         for (int i = 0; i < kPlaneAlign; ++i) {
             const Index column = first_column + i;
             float value = 0.0f;  // from the last column of a block to the next, and to the pitch
-            if (block < job.blocks && column < job.columns) {
-                value = entry_of(job.data[row * job.row_stride + column], factor);
+            if (block < job.blocks && column < job.source.columns) {
+                value = job.source.entry(row, column, block);
                 if (job.planes.exponents) value *= float_power_of_two(job.planes.exponents[first + i]);
             }
             std::uint16_t parts[COUNT];
@@ -111,12 +117,7 @@ __global__ void __launch_bounds__(kSplitThreads) split_kernel(SplitJob<T> job) {
 
 template <class T>
 struct PeakJob {
-    const T* data;
-    Index rows;
-    Index columns;
-    Index row_stride;
-    const double* factors;
-    Index factor_stride;
+    SourceRows<T> source;
     float* peaks;  // (segments of kPeakRows rows, columns)
     Index segments;
     std::int32_t* exponents;  // (columns,)
@@ -126,30 +127,30 @@ struct PeakJob {
 // Largest |entry| of each column over kPeakRows rows; a block takes kSplitThreads columns.
 template <class T>
 __global__ void __launch_bounds__(kSplitThreads) peaks_kernel(PeakJob<T> job) {
-    const Index groups = (job.columns + kSplitThreads - 1) / kSplitThreads;
+    const Index columns = job.source.columns;
+    const Index groups = (columns + kSplitThreads - 1) / kSplitThreads;
     const Index segment = static_cast<Index>(blockIdx.x) / groups;
     const Index column = static_cast<Index>(blockIdx.x) % groups * kSplitThreads + device::thread_number();
-    if (column >= job.columns) return;
+    if (column >= columns) return;
     const Index begin = segment * kPeakRows;
-    const Index end = begin + kPeakRows < job.rows ? begin + kPeakRows : job.rows;
+    const Index end = begin + kPeakRows < job.source.rows ? begin + kPeakRows : job.source.rows;
     float peak = 0.0f;
     for (Index row = begin; row < end; ++row) {
-        const double* factor = job.factors ? job.factors + row * job.factor_stride : nullptr;
-        const float value = entry_of(job.data[row * job.row_stride + column], factor);
+        const float value = job.source.entry(row, column, 0);
         const float size = value < 0.0f ? -value : value;
         if (size > peak) peak = size;  // false for NaN, which the split finds
     }
-    job.peaks[segment * job.columns + column] = peak;
+    job.peaks[segment * columns + column] = peak;
 }
 
 // e_j such that max |y_j| 2^(e_j) is in [2^largest, 2^(largest + 1)); 0 for columns of zeros and of infinities.
 template <class T>
 __global__ void __launch_bounds__(kSplitThreads) exponents_kernel(PeakJob<T> job) {
     const Index column = static_cast<Index>(blockIdx.x) * kSplitThreads + device::thread_number();
-    if (column >= job.columns) return;
+    if (column >= job.source.columns) return;
     float peak = 0.0f;
     for (Index segment = 0; segment < job.segments; ++segment) {
-        const float value = job.peaks[segment * job.columns + column];
+        const float value = job.peaks[segment * job.source.columns + column];
         if (value > peak) peak = value;
     }
     int exponent = 0;

@@ -8,9 +8,8 @@
 // Blocking: a ring of stages, each with two mbarriers: full (bytes of TMA) and empty (the eight warps that read it).
 //           The grid is persistent, and the thread that copies runs ahead into the next tile while sums are flushed.
 //           The two computing warpgroups drift apart, so one multiplies while the other promotes.
-// Cost:     2 * products * 128^2 FLOP per row and tile; a tile reads (left + right) * 256 bytes per row from L2, which
-// is
-//           the next limit: for fp16x3 1 KiB against 98304 FLOP.
+// Cost:     2 * products * 128^2 FLOP per row and tile; a tile reads (left + right) * 256 bytes per row from L2, the
+//           next limit: for fp16x3 1 KiB against 98304 FLOP.
 // Source:   the warp-specialised persistent kernels of CUTLASS 3 and of FlashAttention-3 (Shah et al., 2024); promotion
 //           as in DeepSeek-V3 (2024), section 3.3.
 // Not yet run on hardware.

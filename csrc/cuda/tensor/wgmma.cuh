@@ -5,6 +5,8 @@
 // be read, and the operands overwritten, after wgmma_commit, wgmma_wait and wgmma_hold.
 #pragma once
 
+#include <type_traits>
+
 #include "../device/number_types.cuh"
 #include "maps.hpp"
 
@@ -66,46 +68,39 @@ inline void give_registers() {}
 
 GRADHESS_DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
-template <class Number>
-GRADHESS_DEVICE void wgmma(float (&sums)[64], std::uint64_t left, std::uint64_t right, bool keep);
-
 // clang-format off
-template <>
-GRADHESS_DEVICE void wgmma<device::BFloat16>(float (&sums)[64], std::uint64_t left, std::uint64_t right, bool keep) {
-    asm volatile(
-        "{.reg .pred keep; setp.ne.b32 keep, %66, 0; "
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, "
-        "%8, %9, %10, %11, %12, %13, %14, %15, "
-        "%16, %17, %18, %19, %20, %21, %22, %23, "
-        "%24, %25, %26, %27, %28, %29, %30, %31, "
-        "%32, %33, %34, %35, %36, %37, %38, %39, "
-        "%40, %41, %42, %43, %44, %45, %46, %47, "
-        "%48, %49, %50, %51, %52, %53, %54, %55, "
-        "%56, %57, %58, %59, %60, %61, %62, %63}, "
-        "%64, %65, keep, 1, 1, 1, 1;}"
-        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3]), "+f"(sums[4]), "+f"(sums[5]), "+f"(sums[6]), "+f"(sums[7]), "+f"(sums[8]), "+f"(sums[9]), "+f"(sums[10]), "+f"(sums[11]), "+f"(sums[12]), "+f"(sums[13]), "+f"(sums[14]), "+f"(sums[15]), "+f"(sums[16]), "+f"(sums[17]), "+f"(sums[18]), "+f"(sums[19]), "+f"(sums[20]), "+f"(sums[21]), "+f"(sums[22]), "+f"(sums[23]), "+f"(sums[24]), "+f"(sums[25]), "+f"(sums[26]), "+f"(sums[27]), "+f"(sums[28]), "+f"(sums[29]), "+f"(sums[30]), "+f"(sums[31]), "+f"(sums[32]), "+f"(sums[33]), "+f"(sums[34]), "+f"(sums[35]), "+f"(sums[36]), "+f"(sums[37]), "+f"(sums[38]), "+f"(sums[39]), "+f"(sums[40]), "+f"(sums[41]), "+f"(sums[42]), "+f"(sums[43]), "+f"(sums[44]), "+f"(sums[45]), "+f"(sums[46]), "+f"(sums[47]), "+f"(sums[48]), "+f"(sums[49]), "+f"(sums[50]), "+f"(sums[51]), "+f"(sums[52]), "+f"(sums[53]), "+f"(sums[54]), "+f"(sums[55]), "+f"(sums[56]), "+f"(sums[57]), "+f"(sums[58]), "+f"(sums[59]), "+f"(sums[60]), "+f"(sums[61]), "+f"(sums[62]), "+f"(sums[63])
-        : "l"(left), "l"(right), "r"(static_cast<int>(keep)));
+// The sums are constraints 0 to 63, four a line.
+#define GRADHESS_FOUR(i) "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3])
+#define GRADHESS_SIXTEEN(i) GRADHESS_FOUR(i), GRADHESS_FOUR(i + 4), GRADHESS_FOUR(i + 8), GRADHESS_FOUR(i + 12)
+#define GRADHESS_WGMMA(TYPE)                                                       \
+    asm volatile(                                                                  \
+        "{.reg .pred keep; setp.ne.b32 keep, %66, 0; "                             \
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32." TYPE "." TYPE " {"          \
+        "%0, %1, %2, %3, %4, %5, %6, %7, "                                         \
+        "%8, %9, %10, %11, %12, %13, %14, %15, "                                   \
+        "%16, %17, %18, %19, %20, %21, %22, %23, "                                 \
+        "%24, %25, %26, %27, %28, %29, %30, %31, "                                 \
+        "%32, %33, %34, %35, %36, %37, %38, %39, "                                 \
+        "%40, %41, %42, %43, %44, %45, %46, %47, "                                 \
+        "%48, %49, %50, %51, %52, %53, %54, %55, "                                 \
+        "%56, %57, %58, %59, %60, %61, %62, %63}, "                                \
+        "%64, %65, keep, 1, 1, 1, 1;}"                                             \
+        : GRADHESS_SIXTEEN(0), GRADHESS_SIXTEEN(16), GRADHESS_SIXTEEN(32), GRADHESS_SIXTEEN(48) \
+        : "l"(left), "l"(right), "r"(static_cast<int>(keep)))
+// clang-format on
+
+template <class Number>
+GRADHESS_DEVICE void wgmma(float (&sums)[64], std::uint64_t left, std::uint64_t right, bool keep) {
+    if constexpr (std::is_same_v<Number, device::Half>) {
+        GRADHESS_WGMMA("f16");
+    } else {
+        GRADHESS_WGMMA("bf16");
+    }
 }
 
-template <>
-GRADHESS_DEVICE void wgmma<device::Half>(float (&sums)[64], std::uint64_t left, std::uint64_t right, bool keep) {
-    asm volatile(
-        "{.reg .pred keep; setp.ne.b32 keep, %66, 0; "
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, "
-        "%8, %9, %10, %11, %12, %13, %14, %15, "
-        "%16, %17, %18, %19, %20, %21, %22, %23, "
-        "%24, %25, %26, %27, %28, %29, %30, %31, "
-        "%32, %33, %34, %35, %36, %37, %38, %39, "
-        "%40, %41, %42, %43, %44, %45, %46, %47, "
-        "%48, %49, %50, %51, %52, %53, %54, %55, "
-        "%56, %57, %58, %59, %60, %61, %62, %63}, "
-        "%64, %65, keep, 1, 1, 1, 1;}"
-        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3]), "+f"(sums[4]), "+f"(sums[5]), "+f"(sums[6]), "+f"(sums[7]), "+f"(sums[8]), "+f"(sums[9]), "+f"(sums[10]), "+f"(sums[11]), "+f"(sums[12]), "+f"(sums[13]), "+f"(sums[14]), "+f"(sums[15]), "+f"(sums[16]), "+f"(sums[17]), "+f"(sums[18]), "+f"(sums[19]), "+f"(sums[20]), "+f"(sums[21]), "+f"(sums[22]), "+f"(sums[23]), "+f"(sums[24]), "+f"(sums[25]), "+f"(sums[26]), "+f"(sums[27]), "+f"(sums[28]), "+f"(sums[29]), "+f"(sums[30]), "+f"(sums[31]), "+f"(sums[32]), "+f"(sums[33]), "+f"(sums[34]), "+f"(sums[35]), "+f"(sums[36]), "+f"(sums[37]), "+f"(sums[38]), "+f"(sums[39]), "+f"(sums[40]), "+f"(sums[41]), "+f"(sums[42]), "+f"(sums[43]), "+f"(sums[44]), "+f"(sums[45]), "+f"(sums[46]), "+f"(sums[47]), "+f"(sums[48]), "+f"(sums[49]), "+f"(sums[50]), "+f"(sums[51]), "+f"(sums[52]), "+f"(sums[53]), "+f"(sums[54]), "+f"(sums[55]), "+f"(sums[56]), "+f"(sums[57]), "+f"(sums[58]), "+f"(sums[59]), "+f"(sums[60]), "+f"(sums[61]), "+f"(sums[62]), "+f"(sums[63])
-        : "l"(left), "l"(right), "r"(static_cast<int>(keep)));
-}
-// clang-format on
+#undef GRADHESS_WGMMA
+#undef GRADHESS_SIXTEEN
+#undef GRADHESS_FOUR
 
 GRADHESS_DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 

@@ -3,8 +3,8 @@
 Up to 128 parameters one kernel reads X once and sums products in float64. Above, float64 rows are multiplied on tensor
 cores (DMMA), and float32 rows and narrower types as 16-bit planes (csrc/cuda/planes.hpp), which the row pass writes, by
 one of the schemes of ``panel``. ``products="plain"`` takes fused multiply-adds in two-level float32 sums for all of
-them instead. Losses that the row pass knows are evaluated in it; softmax and custom losses give their slopes
-beforehand.
+them instead. Losses are evaluated in the row pass, custom ones by kernels that are compiled for them; softmax, and
+custom losses that do not translate to C, give their slopes beforehand.
 """
 
 from __future__ import annotations
@@ -15,16 +15,20 @@ import numpy as np
 
 from gradhess._backends.cuda.fields import (
     address,
-    block_fields,
+    block_arguments,
     current_stream,
+    evaluated_in_kernels,
     kernel_dtype,
     kernels,
 )
 from gradhess._backends.cuda.outer import outer_update
 from gradhess._backends.cuda.panel import LARGEST_EXPONENT, CudaPanel, Scheme, scheme_of
 from gradhess._backends.cupy import layout
+from gradhess._backends.cupy.cublas_engine import scale_rows
 from gradhess._backends.cupy.engine import Accuracy, Block, DeviceArray, Panel
 from gradhess._backends.cupy.launch import empty
+from gradhess._backends.cupy.rows import DeviceRows
+from gradhess._backends.cupy.slopes import plain, slopes
 from gradhess._backends.protocol import FLOAT32, FLOAT64, Rows
 
 NARROW: Final = 128
@@ -45,7 +49,7 @@ class CudaEngine:
         self.kernel = kernel
         """Of products of planes: the fastest that the device has, or one by name, for comparison."""
 
-    def serves(self, rows: Rows, structure: str) -> bool:
+    def serves(self, rows: Rows) -> bool:
         itemsize = rows.X.dtype.itemsize
         return (
             rows.kind in ("dense", "gradient", "hessian")
@@ -80,18 +84,34 @@ class CudaEngine:
                 "half": scheme.half,
                 "plane_stride": panel.plane_stride,
             }
-        fields, kept = block_fields(block)
+        given = block_arguments(block)
         module = kernels()
         module.row_pass(
-            fields,
+            given.fields,
             outputs,
             workspace=panel.scratch(module.row_pass_workspace(n, panel.n_parameters)),
             stream=current_stream(),
+            launch=given.launch,
         )
         # What was only made for this call may go: the pool gives its memory to later calls of the same stream only.
-        del kept
+        del given
         if scheme is not None:
             self._split(panel, scheme)
+
+    def slopes(self, rows: Rows) -> tuple[DeviceArray, DeviceArray]:
+        if not self.serves(rows) or not evaluated_in_kernels(rows)[0]:
+            return slopes(rows, plain(rows))
+        n = rows.n_samples
+        slope, value = empty((n, 1), FLOAT64, "the slopes"), empty(n, FLOAT64, "the losses")
+        given = block_arguments(Block(rows))
+        kernels().row_slopes(
+            given.fields,
+            slopes=address(slope),
+            values=address(value),
+            stream=current_stream(),
+            launch=given.launch,
+        )
+        return slope, value
 
     def _split(self, panel: CudaPanel, scheme: Scheme) -> None:
         """The planes that the row pass does not write: scaled ones, and the left ones of rows with weights."""
@@ -197,20 +217,31 @@ class CudaEngine:
     def fused(self, block: Block, panel: Panel, scatter: DeviceArray) -> bool:
         assert isinstance(panel, CudaPanel)
         p = panel.n_parameters
-        if p > NARROW or block.rows.n_outputs > 1:
+        if p > NARROW:
             return False
-        fields, kept = block_fields(block)
+        if block.rows.n_outputs > 1:
+            block = self._formed(block)  # held until the kernel is queued
+        given = block_arguments(block)
         module = kernels()
         module.narrow_update(
-            fields,
+            given.fields,
             panel.outputs(),
             scatter=address(scatter),
             scatter_is_float=scatter.dtype == FLOAT32,
             workspace=panel.scratch(module.narrow_workspace(block.rows.n_samples, p)),
             stream=current_stream(),
+            launch=given.launch,
         )
-        del kept
+        del given
         return True
+
+    def _formed(self, block: Block) -> Block:
+        """Rows of several outputs, which the kernel of narrow rows does not take, formed."""
+        rows = block.rows
+        slope, value = self.slopes(rows)
+        out = empty((rows.n_samples, rows.n_parameters), rows.compute_dtype, "rows")
+        scale_rows(rows, plain(rows), slope, rows.n_samples, z=out)
+        return Block(DeviceRows(out), block.weights, block.shift, block.gate, block.first_row, value)
 
     def outer_rank_update(
         self,

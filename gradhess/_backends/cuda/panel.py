@@ -52,7 +52,7 @@ LARGEST_EXPONENT: Final = 14
 
 def scheme_of(block: Block, accuracy: Accuracy) -> Scheme:
     weighted = block.weights is not None or block.rows.kind == "hessian"
-    if block.rows.kind != "gradient" and block.shift is None:
+    if block.rows.kind != "gradient" and block.shift is None and not block.widened:
         name = kernel_dtype(block.rows)
         if name == "bfloat16":
             return BF16_LEFT3 if weighted else BF16

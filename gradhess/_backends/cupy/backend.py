@@ -7,6 +7,7 @@ returns a number of Python (``first_nonfinite``) waits for the device.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -17,13 +18,14 @@ from gradhess._backends.cupy.cublas_engine import CublasEngine, CublasPanel, sca
 from gradhess._backends.cupy.engine import NO_BAD_ROW, Accuracy, Block, DeviceArray, Engine, Panel
 from gradhess._backends.cupy.group_sums import group_sums
 from gradhess._backends.cupy.kronecker import kronecker_sums
-from gradhess._backends.cupy.launch import cupy, device_errors, empty, flat, table, zeros
+from gradhess._backends.cupy.launch import cupy, device_errors, empty, flat, rehearsing, table, zeros
 from gradhess._backends.cupy.moments import DeviceMoments, begin, close, commit, join, reserve
 from gradhess._backends.cupy.outer import OuterGram
 from gradhess._backends.cupy.pairs import pair_dependence
 from gradhess._backends.cupy.pieces import dense, spans
 from gradhess._backends.cupy.products import Products
-from gradhess._backends.cupy.slopes import plain, row_weights, slopes
+from gradhess._backends.cupy.rows import DeviceRows
+from gradhess._backends.cupy.slopes import plain, row_weights
 from gradhess._backends.cupy.structured import DeviceStructuredRows
 from gradhess._backends.groups import Groups
 from gradhess._backends.protocol import FLOAT64, ROWS, KroneckerFactor, MomentState, Rows
@@ -64,26 +66,42 @@ class CupyBackend(Products, OuterGram):
     ) -> None:
         """``accumulate`` for rows whose indices in the call begin at ``first_row``; blocks of ``layout.block_rows``."""
         for start, stop in spans(rows.n_samples, block_rows or layout.block_rows(state.n_parameters)):
-            part = dense(rows.slice(start, stop))
+            part = self._taken(dense(rows.slice(start, stop)))
             given = None if weights is None else weights[start:stop]
             with device_errors("adding a block of rows"):
-                self._add_block(part, given, state, first_row + start)
+                self._add_block(part, given, state, first_row + start, widened=block_rows is None)
+
+    def _taken(self, rows: Rows) -> Rows:
+        """Rows as the engine takes them: a copy in the compute type of integers, or of rows that are not aligned to
+        their items."""
+        if self.engine.serves(rows):
+            return rows
+        X = cupy().ascontiguousarray(plain(rows))
+        return replace(rows, X=X, bfloat16=False) if isinstance(rows, DeviceRows) else replace(rows, X=X)
 
     def _add_block(
-        self, rows: Rows, weights: DeviceArray | None, state: DeviceMoments, first_row: int
+        self,
+        rows: Rows,
+        weights: DeviceArray | None,
+        state: DeviceMoments,
+        first_row: int,
+        *,
+        widened: bool,
     ) -> None:
         reserve(state)
         shift = self._shift(rows, weights, state) if state.centred else None
-        block = Block(rows, weights, shift, state.gate, first_row)
-        engine = self.engine if self.engine.serves(rows, state.structure) else self.cublas
+        block = Block(rows, weights, shift, state.gate, first_row, widened=widened)
+        engine = self.engine
         panel = self._panel(engine, rows, state)
         diagonal = state.structure != "full"
+        state.torn = not rehearsing()
         if diagonal or not engine.fused(block, panel, state.scatter):
             engine.prepare(block, panel, squares=diagonal)
             if not diagonal:
                 engine.rank_update(panel, state.scatter)
         join(state, panel.sums, panel.totals, shift, panel.squares if diagonal else None)
         state.counts[ROWS] += rows.n_samples
+        state.torn = False
 
     def _panel(self, engine: Engine, rows: Rows, state: DeviceMoments) -> Panel:
         key = (engine.name, rows.compute_dtype, self.accuracy)
@@ -107,7 +125,8 @@ class CupyBackend(Products, OuterGram):
             panel = CublasPanel(capacity, state.n_parameters, rows.compute_dtype, self.accuracy)
             state.panels[key] = panel, capacity
         block = Block(rows.slice(0, head), weights, gate=state.gate)
-        self.cublas.row_pass(block, panel, keep=False)
+        given = None if rows.kind == "dense" else self.engine.slopes(block.rows)
+        self.cublas.row_pass(block, panel, keep=False, given=given)
         shift = empty(state.n_parameters, FLOAT64, "a shift")
         flat(
             "mean_shift",
@@ -140,9 +159,10 @@ class CupyBackend(Products, OuterGram):
 
     def merge(self, state: MomentState, other: MomentState) -> None:
         mine, theirs = _device(state), _device(other)
-        if mine.scatter is not None:
+        reserve(mine)
+        nothing = zeros(mine.n_parameters, FLOAT64, "a merge")  # before anything is added
+        if mine.scatter is not None and not rehearsing():
             cupy().add(mine.scatter, theirs.scatter, out=mine.scatter)
-        nothing = zeros(mine.n_parameters, FLOAT64, "a merge")
         sums, shift = (nothing, theirs.location) if mine.centred else (theirs.location, None)
         join(mine, sums, theirs.scalars, shift, nothing)
         mine.counts += theirs.counts
@@ -166,9 +186,8 @@ class CupyBackend(Products, OuterGram):
         if isinstance(rows, DeviceStructuredRows):
             rows.expand(out)
             return
-        X = plain(rows)
-        slope = slopes(rows, X)[0] if rows.kind == "gradient" else None
-        scale_rows(rows, X, slope, rows.n_samples, z=out)
+        slope = self.errors(rows) if rows.kind == "gradient" else None
+        scale_rows(rows, plain(rows), slope, rows.n_samples, z=out)
 
     def wait(
         self,
@@ -184,12 +203,11 @@ class CupyBackend(Products, OuterGram):
         """Compute rows into ``out``, where they wait for the rest of their block; nothing is written if the gate is
         closed. Rows that ``skip`` marks become zero rows of weight zero; others that are not finite lower ``bad``."""
         part = dense(rows)
-        X = plain(part)
-        slope = slopes(part, X)[0] if part.kind == "gradient" else None
+        slope = self.errors(part) if part.kind == "gradient" else None
         n = rows.n_samples
         scale_rows(
             part,
-            X,
+            plain(part),
             slope,
             n,
             weights=weights,
@@ -215,12 +233,11 @@ class CupyBackend(Products, OuterGram):
         """Lower ``bad`` to the first row, or weight, that is not finite, and mark all such rows in ``mask``."""
         for start, stop in spans(rows.n_samples, layout.block_rows(rows.n_parameters)):
             part = dense(rows.slice(start, stop))
-            X = plain(part)
-            slope = None if part.kind == "dense" else slopes(part, X)[0]
+            slope = None if part.kind == "dense" else self.errors(part)
             given = None if weights is None else weights[start:stop]
             scale_rows(
                 part,
-                X,
+                plain(part),
                 slope,
                 stop - start,
                 weights=row_weights(part, given, slope),
@@ -238,7 +255,7 @@ class CupyBackend(Products, OuterGram):
         return -1 if index == NO_BAD_ROW else index
 
     def errors(self, rows: Rows, *, threads: int = 1) -> DeviceArray:
-        return slopes(rows, plain(rows))[0]
+        return self.engine.slopes(self._taken(rows))[0]
 
     def group_sums(self, rows: Rows, groups: Groups, out: DeviceArray, *, threads: int = 1) -> None:
         group_sums(rows, groups, out)

@@ -17,7 +17,17 @@ import numpy as np
 
 from gradhess._backends.cupy import layout
 from gradhess._backends.cupy.engine import Accuracy, Block, DeviceArray, Panel
-from gradhess._backends.cupy.launch import SEGMENT, THREADS, cupy, device_errors, empty, flat, launch, table
+from gradhess._backends.cupy.launch import (
+    SEGMENT,
+    THREADS,
+    cupy,
+    device_errors,
+    empty,
+    flat,
+    launch,
+    rehearsing,
+    table,
+)
 from gradhess._backends.cupy.slopes import plain, row_weights, slopes, strides
 from gradhess._backends.protocol import FLOAT32, FLOAT64, Rows
 
@@ -55,7 +65,7 @@ class CublasEngine:
 
     name = "cublas"
 
-    def serves(self, rows: Rows, structure: str) -> bool:
+    def serves(self, rows: Rows) -> bool:
         return True
 
     def panel(self, n_rows: int, n_parameters: int, dtype: np.dtype[Any], *, accuracy: Accuracy) -> Panel:
@@ -73,12 +83,13 @@ class CublasEngine:
         keep: bool,
         squares: bool = False,
         skip: DeviceArray | None = None,
+        given: tuple[DeviceArray, DeviceArray] | None = None,
     ) -> None:
-        """``prepare``; without ``keep`` only the sums are made."""
+        """``prepare``; without ``keep`` only the sums are made. ``given``: slopes and values that are known already."""
         rows = block.rows
         n, p = rows.n_samples, rows.n_parameters
         X = plain(rows)
-        slope, value = (None, None) if rows.kind == "dense" else slopes(rows, X)
+        slope, value = (None, None) if rows.kind == "dense" else given or slopes(rows, X)
         weights = row_weights(rows, block.weights, slope)
         if keep and panel.rows is None:
             panel.rows = empty((panel.capacity, p), panel.dtype, "a block of rows")
@@ -120,6 +131,9 @@ class CublasEngine:
         if squares:
             flat("fold", FLOAT64, p, panel.partial_squares, segments, p, panel.squares)
         panel.n, panel.weighted = n, weights is not None
+
+    def slopes(self, rows: Rows) -> tuple[DeviceArray, DeviceArray]:
+        return slopes(rows, plain(rows))
 
     def rank_update(self, panel: Panel, scatter: DeviceArray) -> None:
         assert isinstance(panel, CublasPanel)
@@ -281,6 +295,8 @@ def _products(
     ``out`` is row-major; ``packed``: it begins at (first, first), else it is the whole scatter. For cuBLAS, which
     counts by columns, a row-major matrix is its own transpose: out^T = rows^T other becomes an N, T product.
     """
+    if rehearsing():
+        return
     cublas, dtype = cupy().cuda.cublas, rows.dtype
     gemm = cublas.sgemm if dtype == FLOAT32 else cublas.dgemm
     size = rows.itemsize

@@ -74,12 +74,13 @@ def evaluate(
     assert slope_of is not None
     n = int(eta.shape[0])
     try:
-        source = _source(slope_of, value_of)
+        code, names = translated(slope_of, value_of)
     except Untranslatable as reason:
         for name, function, out in (("derivative", slope_of, slope), ("value", value_of, value)):
             _vectorised(name, function, eta, y, c, out, reason)
         return
-    flat("custom", FLOAT64, n, eta, y, c, n, slope, value, extra=source)
+    kernel = _KERNEL.replace("SLOPE", names[0]).replace("VALUE", names[1])
+    flat("custom", FLOAT64, n, eta, y, c, n, slope, value, extra=f"\n{code}{kernel}")
 
 
 def _vectorised(
@@ -107,13 +108,14 @@ def _vectorised(
 
 
 @lru_cache(maxsize=64)
-def _source(slope_of: ScalarFunction, value_of: ScalarFunction | None) -> str:
+def translated(slope_of: ScalarFunction, value_of: ScalarFunction | None) -> tuple[str, tuple[str, str]]:
+    """The functions in C, and the names of the slope and of the value (0 where none was given); Untranslatable."""
     unit = _Unit()
     slope = unit.add(slope_of)
     if value_of is None:
-        unit.code.append("static __device__ double none(double eta, double y) { return 0.0; }")
+        unit.code.append("static __device__ double none(double, double) { return 0.0; }")
     value = "none" if value_of is None else unit.add(value_of)
-    return "\n".join(["", *unit.code, _KERNEL.replace("SLOPE", slope).replace("VALUE", value)])
+    return "\n".join(unit.code), (slope, value)
 
 
 class _Unit:

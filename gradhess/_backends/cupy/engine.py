@@ -11,6 +11,8 @@ Rules for every method:
   host. Memory comes from CuPy's pool or from the panel.
 * What it computes is a function of the block alone: the same bits wherever the block's rows lie in memory and on any
   stream. No atomics on floating-point numbers.
+* A block of gradients, and the same rows formed, dense and of the compute type, have the same bits: rows of a stream
+  that wait are formed, and those of whole blocks are not.
 * Arrays are ``cupy.ndarray`` (``.data.ptr``, ``.strides``); scatter matrices are (p, p) C-contiguous float64 or
   float32, of which the lower triangle (row >= column) is added to; what is above it is never read, and may be written.
 * Where ``block.gate`` holds a number >= 0 the rows count as zero: sums, totals and the update are all zero, so an
@@ -58,6 +60,10 @@ class Block:
     """(1,) int64: a number >= 0 closes it. None is open."""
     first_row: int = 0
     """Added to the index of a row where it is written to ``panel.bad``."""
+    values: DeviceArray | None = None
+    """(n,) float64: the losses ``c l`` of rows that come dense, for ``panel.totals``."""
+    widened: bool = False
+    """Rows of 16 bits are multiplied as float32, since those that waited in a stream are."""
 
 
 class Panel(Protocol):
@@ -79,8 +85,8 @@ class Engine(Protocol):
 
     name: str
 
-    def serves(self, rows: Rows, structure: str) -> bool:
-        """Whether ``panel``, ``prepare`` and ``rank_update`` take such rows (their kind, dtype and width)."""
+    def serves(self, rows: Rows) -> bool:
+        """Whether ``panel``, ``prepare``, ``slopes`` and ``fused`` take such rows (their kind, dtype and strides)."""
 
     def panel(self, n_rows: int, n_parameters: int, dtype: np.dtype[Any], *, accuracy: Accuracy) -> Panel:
         """Memory for blocks of up to ``n_rows`` rows of the compute type ``dtype``, used for block after block."""
@@ -91,6 +97,10 @@ class Engine(Protocol):
         ``sums`` and ``totals`` are overwritten, ``bad`` is lowered. With ``squares`` (a diagonal) those are written,
         and ``rank_update`` is not called.
         """
+
+    def slopes(self, rows: Rows) -> tuple[DeviceArray, DeviceArray]:
+        """(n, k) slopes ``c l'``, of hessian rows ``c l''``, and (n,) values ``c l``, float64, with the bits that
+        ``prepare`` and ``fused`` give a row; NaN for a label or a weight outside of its domain."""
 
     def rank_update(self, panel: Panel, scatter: DeviceArray) -> None:
         """``scatter += sum_i w_i z_i z_i^T``, lower triangle, of the rows z that ``prepare`` left in the panel."""

@@ -6,14 +6,70 @@
 // Cost:     one read of X for the predictor, one read and one write for the scaled rows: bound by memory.
 // Source:   the two-level sums of gradhess/_backends/cupy/layout.py; losses of gradhess/_backends/loss_formulas.py;
 //           Chan, Golub, LeVeque (COMPSTAT 1982), equation 2.1, in fold_block.
-//
-// EACH_LANE is the lanes of a warp: on a GPU this thread's lane, in tests on the host a loop over all of them.
 typedef long long i64;
+
+// CuPy compiles with -ftz=true, which makes zeros of float32 numbers below 2^-126: of inputs, too. Rows that wait pass
+// through these kernels, and those of compiled kernels do not, so arithmetic in float32 is written out.
+inline __device__ double wide(double a) { return a; }
+inline __device__ double product(double a, double b) { return a * b; }
+inline __device__ double added(double a, double b) { return a + b; }
+inline __device__ double difference(double a, double b) { return a - b; }
+template <class Number>
+inline __device__ Number narrowed(double a);
+template <>
+inline __device__ double narrowed<double>(double a) { return a; }
+#ifdef __CUDACC__
+inline __device__ double wide(float a) {
+    double result;
+    asm("cvt.f64.f32 %0, %1;" : "=d"(result) : "f"(a));
+    return result;
+}
+inline __device__ float product(float a, float b) {
+    float result;
+    asm("mul.rn.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+    return result;
+}
+inline __device__ float added(float a, float b) {
+    float result;
+    asm("add.rn.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+    return result;
+}
+inline __device__ float difference(float a, float b) {
+    float result;
+    asm("sub.rn.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+    return result;
+}
+template <>
+inline __device__ float narrowed<float>(double a) {
+    float result;
+    asm("cvt.rn.f32.f64 %0, %1;" : "=f"(result) : "d"(a));
+    return result;
+}
+#else
+inline double wide(float a) { return a; }
+inline float product(float a, float b) { return a * b; }
+inline float added(float a, float b) { return a + b; }
+inline float difference(float a, float b) { return a - b; }
+template <>
+inline float narrowed<float>(double a) { return (float)a; }
+#endif
+
+// EACH_LANE is the lanes of a warp: on a GPU this thread's lane, in tests on the host a loop over all of them.
 #ifndef EACH_LANE
 #define SHARED __shared__
 #define EACH_LANE(lane) for (int lane = threadIdx.x, once = 1; once; once = 0)
 #define WARP_BARRIER() __syncwarp()
 #endif
+
+// The entry of a table that a thread of `table` (launch.py) computes; of rows of k outputs its column is q width + j.
+struct Entry {
+    i64 row, column, q, j;
+};
+
+static __device__ Entry entry_of(i64 column_blocks, i64 width) {
+    const i64 column = ((i64)blockIdx.x % column_blocks) * blockDim.x + threadIdx.x;
+    return {(i64)blockIdx.x / column_blocks, column, column / width, column % width};
+}
 
 // eta[i, q] = sum_j x[i, j] coef[q, j] + intercept[q]: a warp for each row, 32 partial sums added in order of lanes.
 extern "C" __global__ void predictor(const T* x, i64 n, i64 d, i64 row_stride, i64 column_stride, const double* coef,
@@ -25,7 +81,7 @@ extern "C" __global__ void predictor(const T* x, i64 n, i64 d, i64 row_stride, i
     for (i64 q = 0; q < k; ++q) {
         EACH_LANE(lane) {
             double sum = 0.0;
-            for (i64 j = lane; j < d; j += 32) sum += (double)x[i * row_stride + j * column_stride] * coef[q * d + j];
+            for (i64 j = lane; j < d; j += 32) sum += wide(x[i * row_stride + j * column_stride]) * coef[q * d + j];
             part[warp][lane] = sum;
         }
         WARP_BARRIER();
@@ -127,25 +183,25 @@ extern "C" __global__ void scale_rows(const T* x, i64 n, i64 d, i64 row_stride, 
     const i64 j = column % width;
     const bool closed = gate && gate[0] >= 0;
     const i64 stop = (part + 1) * segment < n ? (part + 1) * segment : n;
-    const T centre = shift ? (T)shift[column] : (T)0;
+    const T centre = shift ? narrowed<T>(shift[column]) : (T)0;
     double sum = 0.0, square = 0.0;
     for (i64 i = part * segment; i < stop; ++i) {
         T row = (T)0;
         double w = 0.0;
         if (!closed && !(skip && skip[i])) {
             const T value = j < d ? x[i * row_stride + j * column_stride] : (T)1;
-            row = slope ? (T)slope[i * k + q] * value : value;
+            row = slope ? product(narrowed<T>(slope[i * k + q]), value) : value;
             w = weight ? weight[i] : 1.0;
-            if (!isfinite((double)row) || !isfinite(w) || !isfinite((double)((T)w * row))) {
+            if (!isfinite(wide(row)) || !isfinite(w) || !isfinite(wide(product(narrowed<T>(w), row)))) {
                 if (bad) atomicMin(bad, first + i);
                 if (mask) mask[i] = 1;
             }
-            row = row - centre;
+            row = difference(row, centre);
         }
         if (z && !(hold && closed)) z[i * p + column] = row;
-        if (scaled) scaled[i * p + column] = (T)w * row;
-        sum += w * (double)row;
-        square += w * (double)row * (double)row;
+        if (scaled) scaled[i * p + column] = product(narrowed<T>(w), row);
+        sum += w * wide(row);
+        square += w * wide(row) * wide(row);
     }
     if (partial) partial[part * p + column] = sum;
     if (squares) squares[part * p + column] = square;
@@ -183,7 +239,7 @@ extern "C" __global__ void fold(const double* partial, i64 count, i64 p, double*
 extern "C" __global__ void mean_shift(const double* sums, const double* totals, i64 p, double* shift) {
     const i64 j = (i64)blockIdx.x * blockDim.x + threadIdx.x;
     if (j >= p) return;
-    const double mean = totals[0] != 0.0 ? (double)(T)(sums[j] / totals[0]) : 0.0;
+    const double mean = totals[0] != 0.0 ? wide(narrowed<T>(sums[j] / totals[0])) : 0.0;
     shift[j] = isfinite(mean) ? mean : 0.0;
 }
 
@@ -213,14 +269,15 @@ extern "C" __global__ void correct(T* scatter, i64 p, const double* own, const d
     const i64 i = (i64)blockIdx.x / column_blocks;
     const i64 j = ((i64)blockIdx.x % column_blocks) * blockDim.x + threadIdx.x;
     if (i >= p || j > i) return;
-    scatter[i * p + j] += (T)(factor[0] * delta[i] * delta[j] - own[i] * sums[j]);
+    T* at = scatter + i * p + j;
+    *at = added(*at, narrowed<T>(factor[0] * delta[i] * delta[j] - own[i] * sums[j]));
 }
 
 extern "C" __global__ void correct_diagonal(T* scatter, i64 p, const double* squares, const double* own,
                                             const double* sums, const double* delta, const double* factor) {
     const i64 j = (i64)blockIdx.x * blockDim.x + threadIdx.x;
     if (j >= p) return;
-    scatter[j] += (T)(squares[j] - own[j] * sums[j] + factor[0] * delta[j] * delta[j]);
+    scatter[j] = added(scatter[j], narrowed<T>(squares[j] - own[j] * sums[j] + factor[0] * delta[j] * delta[j]));
 }
 
 // out[i, j] = out[j, i] = scale lower[i, j]; NaN if `status` says that rows were left out. In place if out is lower.
@@ -229,8 +286,8 @@ extern "C" __global__ void symmetrize(const T* lower, i64 p, double scale, const
     const i64 i = (i64)blockIdx.x / column_blocks;
     const i64 j = ((i64)blockIdx.x % column_blocks) * blockDim.x + threadIdx.x;
     if (i >= p || j > i) return;
-    T value = (T)((double)lower[i * p + j] * scale);
-    if (divisor) value = (T)((double)value / divisor[0]);
+    T value = narrowed<T>(wide(lower[i * p + j]) * scale);
+    if (divisor) value = narrowed<T>(wide(value) / divisor[0]);
     if (status && status[0] >= 0) value = (T)nan("");
     out[i * p + j] = value;
     out[j * p + i] = value;
@@ -246,8 +303,8 @@ extern "C" __global__ void add_symmetric(const double* lower, i64 p, const i64* 
     const i64 i = (i64)blockIdx.x / column_blocks;
     const i64 j = ((i64)blockIdx.x % column_blocks) * blockDim.x + threadIdx.x;
     if (i >= p || j > i || status[0] >= 0) return;
-    out[i * p + j] = (T)((double)out[i * p + j] + lower[i * p + j]);
-    if (j != i) out[j * p + i] = (T)((double)out[j * p + i] + lower[i * p + j]);
+    out[i * p + j] = narrowed<T>(wide(out[i * p + j]) + lower[i * p + j]);
+    if (j != i) out[j * p + i] = narrowed<T>(wide(out[j * p + i]) + lower[i * p + j]);
 }
 
 // scatter (float64) += a panel of products in T: rows and columns from `offset` on, lower triangle.
@@ -256,7 +313,7 @@ extern "C" __global__ void add_panel(const T* panel, i64 offset, i64 rows, i64 c
     const i64 i = (i64)blockIdx.x / column_blocks;
     const i64 j = ((i64)blockIdx.x % column_blocks) * blockDim.x + threadIdx.x;
     if (i >= rows || j >= columns || j > i) return;
-    scatter[(offset + i) * p + offset + j] += (double)panel[i * columns + j];
+    scatter[(offset + i) * p + offset + j] += wide(panel[i * columns + j]);
 }
 
 // scatter += the lower triangle of a panel of the same type.
@@ -265,7 +322,8 @@ extern "C" __global__ void add_panel_same(const T* panel, i64 offset, i64 rows, 
     const i64 i = (i64)blockIdx.x / column_blocks;
     const i64 j = ((i64)blockIdx.x % column_blocks) * blockDim.x + threadIdx.x;
     if (i >= rows || j >= columns || j > i) return;
-    scatter[(offset + i) * p + offset + j] += panel[i * columns + j];
+    T* at = scatter + (offset + i) * p + offset + j;
+    *at = added(*at, panel[i * columns + j]);
 }
 
 // Puts a copy back where a row was not finite, or (gate) where the state is closed.
@@ -293,20 +351,16 @@ extern "C" __global__ void wait_weights(const double* weight, const signed char*
 // Rows of a linear layer, sum_t delta_t (x) a~_t: a thread for each entry, steps in order, in float64.
 extern "C" __global__ void outer_rows(const T* A, const T* D, const bool* mask, i64 n, i64 steps, i64 m, int unit,
                                       i64 k, T* out, i64 column_blocks) {
-    const i64 width = m + unit;
-    const i64 p = width * k;
-    const i64 column = ((i64)blockIdx.x % column_blocks) * blockDim.x + threadIdx.x;
-    const i64 i = (i64)blockIdx.x / column_blocks;
-    if (column >= p || i >= n) return;
-    const i64 q = column / width;
-    const i64 j = column % width;
+    const i64 p = (m + unit) * k;
+    const Entry at = entry_of(column_blocks, m + unit);
+    if (at.column >= p || at.row >= n) return;
     double sum = 0.0;
     for (i64 t = 0; t < steps; ++t) {
-        const i64 step = i * steps + t;
+        const i64 step = at.row * steps + t;
         if (mask && !mask[step]) continue;
-        sum += (double)D[step * k + q] * (j < m ? (double)A[step * m + j] : 1.0);
+        sum += wide(D[step * k + at.q]) * (at.j < m ? wide(A[step * m + at.j]) : 1.0);
     }
-    out[i * p + column] = (T)sum;
+    out[at.row * p + at.column] = narrowed<T>(sum);
 }
 
 // Rows of an embedding: value t is added to the entry that ids[t] names. `out` is zero before.
@@ -315,8 +369,10 @@ extern "C" __global__ void selected_rows(const T* values, const i64* ids, i64 n,
     const i64 j = ((i64)blockIdx.x % column_blocks) * blockDim.x + threadIdx.x;
     const i64 i = (i64)blockIdx.x / column_blocks;
     if (j >= features || i >= n) return;
-    for (i64 t = 0; t < steps; ++t)
-        out[(i * entries + ids[i * steps + t]) * features + j] += values[(i * steps + t) * features + j];
+    for (i64 t = 0; t < steps; ++t) {
+        T* at = out + (i * entries + ids[i * steps + t]) * features + j;
+        *at = added(*at, values[(i * steps + t) * features + j]);
+    }
 }
 
 // Sums of groups: a thread for each entry, draws in order, in float64, rounded once.
@@ -324,13 +380,10 @@ extern "C" __global__ void group_sums(const T* x, i64 rows, i64 d, i64 row_strid
                                       const i64* offsets, const i64* indices, const double* slope,
                                       const double* factors, const double* shifts, const double* scale, i64 k,
                                       i64 groups, i64* bad, T* out, i64 column_blocks) {
-    const i64 width = d + unit;
-    const i64 p = width * k;
-    const i64 column = ((i64)blockIdx.x % column_blocks) * blockDim.x + threadIdx.x;
-    const i64 g = (i64)blockIdx.x / column_blocks;
-    if (column >= p || g >= groups) return;
-    const i64 q = column / width;
-    const i64 j = column % width;
+    const i64 p = (d + unit) * k;
+    const Entry at = entry_of(column_blocks, d + unit);
+    const i64 g = at.row;
+    if (at.column >= p || g >= groups) return;
     double sum = 0.0;
     for (i64 t = offsets[g]; t < offsets[g + 1]; ++t) {
         const i64 i = indices ? indices[t] : t;
@@ -338,10 +391,10 @@ extern "C" __global__ void group_sums(const T* x, i64 rows, i64 d, i64 row_strid
             atomicMin(bad, g);
             continue;
         }
-        double f = slope ? slope[i * k + q] : 1.0;
+        double f = slope ? slope[i * k + at.q] : 1.0;
         if (factors) f *= factors[t];
         if (shifts) f += shifts[t];
-        sum += f * (j < d ? (double)x[i * row_stride + j * column_stride] : 1.0);
+        sum += f * (at.j < d ? wide(x[i * row_stride + at.j * column_stride]) : 1.0);
     }
-    out[g * p + column] = (T)(scale ? scale[g] * sum : sum);
+    out[g * p + at.column] = narrowed<T>(scale ? scale[g] * sum : sum);
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from importlib import resources
 from typing import Any, Final
@@ -12,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from gradhess._backends.protocol import AnyArray
-from gradhess.errors import BackendError, DeviceError, DeviceMemoryError
+from gradhess.errors import BackendError, DeviceError, DeviceMemoryError, GradhessError
 
 THREADS: Final = 256
 SEGMENT: Final = 64
@@ -22,6 +23,23 @@ NULL: Final = np.uint64(0)
 _TYPES: Final = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 _OPTIONS: Final = ("--std=c++17", "--fmad=false")
 """No contraction: a row is rounded once as a product and once as a difference, wherever it is computed."""
+
+
+_REHEARSING: Final[ContextVar[bool]] = ContextVar("gradhess_gpu_rehearsal", default=False)
+
+
+@contextmanager
+def rehearsal() -> Iterator[None]:
+    """Within it nothing is launched; memory is asked for, and kernels are compiled, as in earnest."""
+    token = _REHEARSING.set(True)
+    try:
+        yield
+    finally:
+        _REHEARSING.reset(token)
+
+
+def rehearsing() -> bool:
+    return _REHEARSING.get()
 
 
 @cache
@@ -38,9 +56,12 @@ def cupy() -> Any:
 @cache
 def _module(dtype: np.dtype[Any], extra: str) -> Any:
     source = resources.files("gradhess._backends.cupy").joinpath("kernels.cu").read_text("utf-8")
-    return cupy().RawModule(
-        code=f"#define T {_TYPES[dtype]}\n{source}{extra}", options=_OPTIONS, backend="nvrtc"
-    )
+    return raw_module(f"#define T {_TYPES[dtype]}\n{source}{extra}")
+
+
+def raw_module(source: str) -> Any:
+    """CUDA source, compiled by NVRTC on first use, once for each device; CuPy keeps what it compiled in files."""
+    return cupy().RawModule(code=source, options=_OPTIONS, backend="nvrtc")
 
 
 @cache
@@ -61,7 +82,9 @@ def launch(
         return
     values = tuple(_argument(value) for value in args)
     with device_errors(name):
-        _function(name, np.dtype(dtype), extra)((grid,), block, values)
+        function = _function(name, np.dtype(dtype), extra)
+        if not rehearsing():
+            function((grid,), block, values)
 
 
 def flat(name: str, dtype: Any, count: int, *args: Any, extra: str = "") -> None:
@@ -91,6 +114,8 @@ def device_errors(what: str, n_bytes: int | None = None) -> Iterator[None]:
     """Errors of CuPy, of the driver and of cuBLAS as DeviceError, out of memory as DeviceMemoryError."""
     try:
         yield
+    except GradhessError:
+        raise
     except MemoryError as error:
         asked = "" if n_bytes is None else f"; {what} needs {n_bytes:,} bytes"
         raise DeviceMemoryError(f"the GPU is out of memory in {what}: {error}{asked}") from error
@@ -105,6 +130,12 @@ def to_host(array: Any) -> AnyArray:
     with device_errors("a copy to the host"):
         copied: AnyArray = array.get()
     return copied
+
+
+def set_from_host(array: Any, values: Any) -> None:
+    """Overwrite an array of the device by one of the host, of the same shape and dtype."""
+    with device_errors("a copy to the device"):
+        array.set(np.ascontiguousarray(values))
 
 
 def empty(shape: Any, dtype: Any, what: str) -> Any:

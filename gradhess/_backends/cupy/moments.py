@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from gradhess._backends.cupy import layout
 from gradhess._backends.cupy.engine import NO_BAD_ROW, DeviceArray
-from gradhess._backends.cupy.launch import cupy, empty, flat, launch, table, zeros
+from gradhess._backends.cupy.launch import cupy, empty, flat, launch, rehearsing, table, zeros
 from gradhess._backends.protocol import FLOAT64, ROWS, MomentState, Structure
 
 
@@ -38,6 +38,8 @@ class DeviceMoments(MomentState):
     """(accumulator, its copy)."""
     panels: dict[Any, Any] = field(default_factory=dict)
     """Memory of the engines, kept between calls."""
+    torn: bool = False
+    """A block is being added: what fails on the host meanwhile leaves half of it."""
 
     @property
     def slab_rows(self) -> int:
@@ -102,10 +104,13 @@ def has_snapshot(state: DeviceMoments) -> bool:
 
 
 def begin(state: DeviceMoments) -> bool:
-    """Begin a call. False where the caller must check all rows (``bad``), and then ``close``, before adding any."""
-    state.call += 1
+    """Begin a call. False where the caller must check all rows (``bad``), and then ``close``, before adding any.
+
+    ``state.call`` goes up when all copies are there: what fails before that has nothing to put back.
+    """
     state.bad.fill(NO_BAD_ROW)
     if not has_snapshot(state):
+        state.call += 1
         return False
     arrays = state.accumulators()
     if len(state.snapshot) != len(arrays) or any(
@@ -114,6 +119,7 @@ def begin(state: DeviceMoments) -> bool:
         state.snapshot = [(array, cupy().empty_like(array)) for array in arrays]
     for array, copy in state.snapshot:
         copy[...] = array
+    state.call += 1
     return True
 
 
@@ -171,4 +177,5 @@ def join(
         flat("correct_diagonal", scatter.dtype, p, scatter, p, squares, own, sums, delta, factor)
     elif scatter is not None and state.centred:
         table("correct", scatter.dtype, p, p, scatter, p, own, sums, delta, factor)
-    cupy().add(state.scalars, totals, out=state.scalars)
+    if not rehearsing():
+        cupy().add(state.scalars, totals, out=state.scalars)

@@ -60,7 +60,7 @@ class OuterGram:
         xp = cupy()
         aside = empty((width, width), out.dtype, "a block")
         size = layout.block_rows(width)
-        engine = self.engine if self.engine.serves(rows, "full") else self.cublas
+        engine = self.engine if self.engine.serves(rows) else self.cublas
         panel = engine.panel(min(rows.n_samples, size), width, rows.compute_dtype, accuracy=self.accuracy)
         for start, stop in spans(rows.n_samples, size):
             e = pairs.errors[start:stop]

@@ -10,7 +10,7 @@ import numpy as np
 from gradhess._backends.protocol import FLOAT32, Rows
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class DeviceRows(Rows):
     """``Rows`` with CuPy arrays, all on one device. CuPy does not compute with bfloat16, so its bits come as uint16."""
 

@@ -14,7 +14,7 @@ from gradhess._backends.groups import Groups
 from gradhess._backends.row_shapes import GroupedShape, OuterShape
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class DeviceStructuredRows(DeviceRows):
     """``kind`` is ``"structured"``."""
 
@@ -23,7 +23,7 @@ class DeviceStructuredRows(DeviceRows):
         """Write the rows into ``out`` (n, p), C-contiguous, of the compute type."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class DeviceOuterRows(OuterShape, DeviceStructuredRows):
     """``outer_rows.OuterRows`` on a device: X (n, m) or (n, T, m), errors alike with k."""
 
@@ -53,7 +53,7 @@ class DeviceOuterRows(OuterShape, DeviceStructuredRows):
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class DeviceSelectedRows(DeviceStructuredRows):
     """``selected_rows.SelectedRows`` on a device: X (n, T, d) are the values."""
 
@@ -77,7 +77,7 @@ class DeviceSelectedRows(DeviceStructuredRows):
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class DeviceGroupedRows(GroupedShape, DeviceStructuredRows):
     """``grouped_rows.GroupedRows`` on a device: ``groups`` holds device arrays, ``count`` is that of ``offsets``."""
 

@@ -28,9 +28,10 @@ from gradhess._backends.protocol import (
     PairWeights,
     Rows,
 )
+from gradhess._backends.stepwise import Stepwise
 
 
-class NumbaBackend:
+class NumbaBackend(Stepwise):
     """The protocol of ``Backend``, compiled on first use and cached on disk."""
 
     name = "numba"

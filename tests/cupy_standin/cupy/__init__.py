@@ -94,7 +94,7 @@ def from_dlpack(array: Any, *, device: Any = None, copy: Any = None) -> ndarray:
 
 
 def _function(name: str) -> Any:
-    original = np
+    original: Any = np
     for part in name.split("."):
         original = getattr(original, part)
 

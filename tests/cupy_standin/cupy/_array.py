@@ -7,13 +7,7 @@ from typing import Any
 import numpy as np
 
 from cupy import cuda
-from cupy._memory import Allocation
-
-
-class MemoryPointer:
-    def __init__(self, allocation: Allocation, offset: int) -> None:
-        self.mem, self.ptr = allocation, allocation.ptr + offset
-        self.device_id = allocation.device
+from cupy._memory import Allocation, MemoryPointer
 
 
 def _unwrap(value: Any) -> Any:
@@ -52,9 +46,9 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         if dtype.kind not in "biufc":
             raise TypeError(f"Unsupported type {dtype}")
         if memptr is None:
-            allocation = Allocation(int(np.prod(shape)) * dtype.itemsize, cuda.get_device_id())
-            self._host = np.ndarray(shape, dtype, allocation.bytes, order=order)
-            self._allocation = allocation
+            memptr = cuda.get_allocator()(int(np.prod(shape)) * dtype.itemsize)
+            self._allocation = memptr.mem
+            self._host = np.ndarray(shape, dtype, memptr.mem.bytes, order=order)
         else:
             self._allocation = memptr.mem
             offset = memptr.ptr - memptr.mem.ptr

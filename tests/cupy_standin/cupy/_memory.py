@@ -40,6 +40,25 @@ class Allocation:
         assert (self.after == PATTERN).all(), "a kernel wrote behind an array"
 
 
+class UnownedMemory:
+    """Memory that lives as long as ``owner``; only inside of an allocation."""
+
+    def __init__(self, ptr: int, size: int, owner_object: object, device_id: int = -1) -> None:
+        inside = owner(ptr)
+        assert device_id in (-1, inside.device)
+        start = ptr - inside.ptr
+        assert start + size <= inside.nbytes, "memory that reaches beyond its allocation"
+        self.ptr, self.nbytes, self.device, self._owner = ptr, size, inside.device, owner_object
+        self.bytes = inside.bytes[start : start + size]
+        self.bytes[:] = 0xFF
+
+
+class MemoryPointer:
+    def __init__(self, memory: Allocation | UnownedMemory, offset: int) -> None:
+        self.mem, self.ptr = memory, memory.ptr + offset
+        self.device_id = memory.device
+
+
 def owner(ptr: int) -> Allocation:
     for allocation in list(_live.values()):
         if allocation.ptr <= ptr < allocation.ptr + max(allocation.nbytes, 1):

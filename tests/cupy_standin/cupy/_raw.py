@@ -48,10 +48,15 @@ def _parameters(text: str) -> list[tuple[str, bool]]:
 
 
 class RawModule:
+    def __new__(cls, code: str, **options: Any) -> Any:
+        return super().__new__(EmulatedModule if "GRADHESS_CUDA_EMULATOR" in code else cls)
+
+    flags: tuple[str, ...] = ("-std=c++17",)
+
     def __init__(self, code: str, *, options: tuple[str, ...] = (), backend: str = "nvrtc") -> None:
         assert all(isinstance(option, str) for option in options)
         self.code = code
-        self.type = re.search(r"#define T (\w+)", code).group(1)
+        (self.type,) = re.findall(r"#define T (\w+)", code)
         self.kernels = {name: _parameters(text) for name, text in KERNEL.findall(code)}
         self._library: Any = None
 
@@ -67,14 +72,14 @@ class RawModule:
         compiler = shutil.which("g++") or shutil.which("c++")
         if compiler is None:
             raise cuda.CompileException("no C++ compiler for the stand-in")
-        source = PRELUDE + self.code + "\n".join(self._launcher(name) for name in self.kernels)
+        source = self._source()
         folder = Path(tempfile.gettempdir()) / f"gradhess-standin-{os.getuid()}"
         folder.mkdir(exist_ok=True)
         target = folder / f"{hashlib.sha256(source.encode()).hexdigest()[:24]}.so"
         if not target.exists():
             path = target.with_suffix(f".{os.getpid()}.cpp")
             path.write_text(source)
-            command = [compiler, "-std=c++17", "-O2", "-fPIC", "-shared", "-ffp-contract=off", "-Wall"]
+            command = [compiler, "-O2", "-fPIC", "-shared", "-ffp-contract=off", "-Wall", *self.flags]
             made = path.with_suffix(".so")
             done = subprocess.run([*command, "-o", made, path], capture_output=True, text=True, check=False)
             if done.returncode:
@@ -82,6 +87,9 @@ class RawModule:
             made.replace(target)
             path.unlink()
         return target
+
+    def _source(self) -> str:
+        return PRELUDE + self.code + "\n".join(self._launcher(name) for name in self.kernels)
 
     def _launcher(self, name: str) -> str:
         types = [f"{kind}*" if pointer else kind for kind, pointer in self.kernels[name]]
@@ -138,3 +146,82 @@ class RawKernel:
         assert value.dtype == wanted, f"{self.name}: {kind}* is given {value.dtype}"
         assert value.device.id == cuda.get_device_id(), f"{self.name}: an array of another device"
         return ctypes.c_void_p(value.data.ptr)
+
+
+class EmulatedModule(RawModule):
+    """One of the kernels of csrc/cuda, made at run time: a block of threads at a time, by tests/cuda_emulator."""
+
+    # fmt: off
+    flags = (
+        "-std=c++20", "-fvisibility=hidden", "-Werror", "-Wno-unknown-pragmas", "-DGRADHESS_CUDA_EMULATOR",
+        f"-I{Path(__file__).parents[2]}",
+    )
+    # fmt: on
+    KERNEL = re.compile(
+        r'extern "C" __global__ void __launch_bounds__\((\d+), \d+\) (\w+)\(const __grid_constant__ ([\w:]+) job\)'
+    )
+    seed = 0
+    """Of the order in which threads run."""
+
+    def __init__(self, code: str, *, options: tuple[str, ...] = (), backend: str = "nvrtc") -> None:
+        assert "--fmad=false" in options, "a loss must have the same bits in every kernel"
+        ((threads, self.name, self.job),) = self.KERNEL.findall(code)
+        self.code, self.threads = code, int(threads)
+        self._library = None
+
+    def get_function(self, name: str) -> Any:
+        assert name == self.name
+        return EmulatedKernel(self)
+
+    def _source(self) -> str:
+        return f"""{self.code}
+extern "C" __attribute__((visibility("default"))) int job_bytes() {{ return sizeof({self.job}); }}
+extern "C" __attribute__((visibility("default"))) const char* launch(
+    unsigned grid, unsigned threads, unsigned long shared_bytes, const void* job, unsigned long seed) {{
+    static std::string message;
+    cuda_emulator::emulator().settings.seed = seed;
+    try {{
+        cuda_emulator::emulator().launch({{dim3(grid), dim3(threads), shared_bytes, 1}},
+                                         [&] {{ {self.name}(*static_cast<const {self.job}*>(job)); }});
+    }} catch (const std::exception& error) {{
+        message = error.what();
+        return message.c_str();
+    }}
+    return nullptr;
+}}"""
+
+
+class EmulatedKernel:
+    max_dynamic_shared_size_bytes = 48 << 10
+
+    def __init__(self, module: EmulatedModule) -> None:
+        self.module = module
+
+    def compile(self) -> None:
+        self.module.library()
+
+    def __call__(
+        self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0
+    ) -> None:
+        stream = cuda.get_current_stream()
+        (job,) = args
+        library = self.module.library()
+        library.launch.restype = ctypes.c_char_p
+        library.launch.argtypes = [
+            ctypes.c_uint,
+            ctypes.c_uint,
+            ctypes.c_ulong,
+            ctypes.c_void_p,
+            ctypes.c_ulong,
+        ]
+        assert isinstance(job, np.ndarray)
+        assert job.size == 1, "only arrays of one item are passed by value"
+        assert job.nbytes == library.job_bytes()
+        assert block == (self.module.threads,), "the launch bounds are those of the launch"
+        assert shared_mem <= self.max_dynamic_shared_size_bytes
+        wrong = library.launch(grid[0], block[0], shared_mem, job.ctypes.data, EmulatedModule.seed)
+        if wrong is not None:
+            raise cuda.CompileException(wrong.decode())
+        _memory.check_all()
+        cuda.counts["launches"] += 1
+        cuda.log.append((self.module.name, stream.ptr, grid, block))

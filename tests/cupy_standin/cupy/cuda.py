@@ -11,6 +11,8 @@ import itertools
 import sys
 import threading
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -191,6 +193,26 @@ def get_elapsed_time(start: Event, end: Event) -> float:
 
 def is_available() -> bool:
     return n_devices > 0
+
+
+def _malloc(n_bytes: int) -> _memory.MemoryPointer:
+    return _memory.MemoryPointer(_memory.Allocation(n_bytes, get_device_id()), 0)
+
+
+def get_allocator() -> Any:
+    return _stack("allocators", _malloc)[-1]
+
+
+@contextmanager
+def using_allocator(allocator: Any) -> Iterator[None]:
+    _stack("allocators", _malloc).append(allocator)
+    try:
+        yield
+    finally:
+        _stack("allocators", _malloc).pop()
+
+
+MemoryPointer, UnownedMemory = _memory.MemoryPointer, _memory.UnownedMemory
 
 
 class MemoryPool:
