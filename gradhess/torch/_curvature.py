@@ -120,7 +120,7 @@ def _one(
         errors, S = _by_autograd(loss, outputs, targets)
         positive = None
     F, curved = probe.backward(torch.from_numpy(errors))
-    jacobian = F.cpu().numpy().astype(np.float64, copy=False).transpose(1, 0, 2)
+    jacobian = F.cpu().numpy().astype(np.float64, copy=False)
     activations = a.cpu().numpy().astype(np.float64, copy=False)
     if bias:
         activations = np.column_stack([activations, np.ones(len(activations))])

@@ -68,7 +68,7 @@ class LayerProbe:
         return a, outputs
 
     def backward(self, errors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """``do_q/dz`` (K, n, k), and ``sum_q e_q d^2 o_q / dz^2`` (n, k, k), or None where it is zero."""
+        """``do_q/dz`` (n, K, k), and ``sum_q e_q d^2 o_q / dz^2`` (n, k, k), or None where it is zero."""
         assert self._outputs is not None
         _, z = self._calls[0]
         with torch.enable_grad():
@@ -84,7 +84,7 @@ class LayerProbe:
         second = None
         if slope is not None and slope.requires_grad and _is_curved(slope, z):
             second = torch.stack([_grad(slope[:, q].sum(), z) for q in range(z.shape[1])], dim=1)
-        return torch.stack(rows), second
+        return torch.stack(rows, dim=1), second
 
     def _refuse_mixing(self, outputs: torch.Tensor, z: torch.Tensor) -> None:
         first = _grad(outputs[0].sum(), z)
