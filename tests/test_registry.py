@@ -103,7 +103,7 @@ def test_estimate_memory_counts_what_a_stream_holds():
     d = 1000
     state = gh.StreamingCovariance().partial_fit([[0.0] * d]).state_dict()["arrays"]
     held = sum(array.nbytes for name, array in state.items() if not name.startswith("pending"))
-    slab = 256 * d * 8
+    slab = 512 * d * 8
     assert 2 * (held + slab) <= gh.estimate_memory(d) <= 2 * (held + slab) + 32 * d
     assert gh.estimate_memory(d, "diagonal") < gh.estimate_memory(d, dtype="float32") < gh.estimate_memory(d)
     assert gh.estimate_memory(10**6) > 16 * 10**12

@@ -68,11 +68,11 @@ IDS = ["blocks", "weights", "gradients", "part of a slab", "256 columns", "600 c
 def test_a_stream_that_runs_takes_no_memory(n, d, chunk, settings):
     """A page fault is a page of memory touched for the first time since the system gave it: none, once it runs.
 
-    A warm-up of 50 chunks: the number of rows that wait for their slab repeats after 32 chunks of 1000 rows.
+    A warm-up of 80 chunks: the number of rows that wait for their slab repeats after 32 or 64 chunks of 1000 rows.
     """
     faults, grown = run(
         """
-        for _ in range(50):
+        for _ in range(80):
             job()
         faults, size = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, status("VmRSS")
         for _ in range(50):
