@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "blocks.hpp"
+#include "chains.hpp"
 
 namespace gradhess::cpu {
 namespace {
@@ -33,24 +34,6 @@ struct SlabWork {
     std::atomic<bool> stop{false};
     Index bad_row = -1;
 };
-
-// Sum of f over the rows of a slab, in eight chains that do not wait for each other.
-template <class Function>
-double sum_of(const double* values, Index count, Function f) {
-    double chain[8] = {};
-    Index r = 0;
-    for (; r + 8 <= count; r += 8)
-        for (int c = 0; c < 8; ++c) chain[c] += f(values[r + c]);
-    for (int c = 0; r < count; ++r, ++c) chain[c] += f(values[r]);
-    return ((chain[0] + chain[4]) + (chain[2] + chain[6])) + ((chain[1] + chain[5]) + (chain[3] + chain[7]));
-}
-
-// Whether entries [begin, end) are finite: a sum of zeros, unless one of them makes it NaN.
-bool all_finite(const double* values, Index begin, Index end) {
-    double zero = 0.0;
-    for (Index j = begin; j < end; ++j) zero += values[j] * 0.0;
-    return zero == 0.0;
-}
 
 // Rows of a slab whose panels leave room for the sums of its columns (sum_slab).
 constexpr Index kFusedSlabRows = 16;
@@ -252,7 +235,7 @@ class Accumulation {
             }
         }
         const double weight = static_cast<double>(count);
-        if (!all_finite(work.sum, 0, parameters_)) {
+        if (!all_finite(work.sum, parameters_)) {
             work.slab.rows = count;
             work.slab.trees = nullptr;
             kernels_.prepare(rows_, weights_, first, 0, count, nullptr, work.slab, scratch);
@@ -279,8 +262,9 @@ class Accumulation {
         kernels_.centre_and_sum(work.slab, begin, end, divisor, moments_.centred ? block.shift : nullptr, work.sum);
         const Index first = begin * kernels_.panel;
         const Index last = end * kernels_.panel;
-        if (!all_finite(work.sum, first, last)) work.suspicious = true;
-        if (moments_.centred && divisor != 0.0 && !all_finite(block.shift, first, last)) work.suspicious = true;
+        if (!all_finite(work.sum + first, last - first)) work.suspicious = true;
+        if (moments_.centred && divisor != 0.0 && !all_finite(block.shift + first, last - first))
+            work.suspicious = true;
     }
 
     // A sum that is not finite has a row to blame, or only overflowed: then it is formed anew in float64.

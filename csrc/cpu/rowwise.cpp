@@ -7,6 +7,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "chains.hpp"
 #include "workspace.hpp"
 
 namespace gradhess::cpu {
@@ -89,15 +90,8 @@ bool all_finite(const double* values, Index count, int threads) {
     std::atomic<bool> finite{true};
 #pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
     for (Index j = 0; j < jobs; ++j) {
-        const double* from = values + j * tuning::kCheckedValues;
-        const Index n = std::min(tuning::kCheckedValues, count - j * tuning::kCheckedValues);
-        double zero[8] = {};  // stays zero unless a value makes it NaN
-        Index i = 0;
-        for (; i + 8 <= n; i += 8)
-            for (int c = 0; c < 8; ++c) zero[c] += from[i + c] * 0.0;
-        for (; i < n; ++i) zero[0] += from[i] * 0.0;
-        for (int c = 1; c < 8; ++c) zero[0] += zero[c];
-        if (zero[0] != 0.0) finite = false;
+        const Index first = j * tuning::kCheckedValues;
+        if (!all_finite(values + first, std::min(tuning::kCheckedValues, count - first))) finite = false;
     }
     return finite;
 }

@@ -1,5 +1,5 @@
 // Every tuning constant of the CPU kernels, but for the shapes that registers dictate, which stand beside the loops
-// that have them. Results do not depend on any of them: the order of summation is fixed by Layout in job.hpp. See
+// that have them. Moments do not depend on any of them: the order of summation is fixed by Layout in job.hpp. See
 // bench/README.md for how they were measured.
 #pragma once
 
@@ -72,7 +72,8 @@ inline constexpr Index kBlockBuffersMax = 64;
 // Up to here the diagonals of a block's slabs are kept apart, so that threads can have blocks of their own.
 inline constexpr Index kSlabScattersBytes = 1024 * 1024;
 
-// Rows per job of the row-wise operations (norms, products with vectors, the scan for values that are not finite).
+// Rows per job of the row-wise operations (norms, products with vectors, the scan for values that are not finite). The
+// sums of products with the transposed gradients are cut here: their last bits depend on it.
 inline constexpr Index kRowJob = 4096;
 inline constexpr Index kRowJobBytes = 2048 * 1024;  // fewer where they take more bytes (as float64)
 
