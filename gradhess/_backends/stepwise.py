@@ -40,20 +40,7 @@ def finish(backend: Backend, state: MomentState, scale: float | None, *, threads
 class Stepwise:
     """Gives a backend its ``moments`` and ``all_finite``."""
 
-    def moments(
-        self: Backend,
-        rows: Rows,
-        weights: Float64Array | None,
-        structure: Structure,
-        *,
-        centred: bool,
-        dtype: np.dtype[Any],
-        scale: float | None,
-        threads: int,
-    ) -> BatchMoments:
-        return batch_moments(
-            self, rows, weights, structure, centred=centred, dtype=dtype, scale=scale, threads=threads
-        )
+    moments = batch_moments
 
     def all_finite(self, array: Float64Array, *, threads: int) -> bool:
         return bool(np.isfinite(array).all())
