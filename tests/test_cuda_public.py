@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from emulated_cuda import why_not
+from gpu_streams import bits, data
 from test_cuda_backend import gpu as plain_gpu
 from test_cuda_backend import module
 from test_gpu_gradients import (
@@ -19,14 +20,12 @@ from test_gpu_gradients import (
     test_layers,
     test_weighted_gram,
 )
+from test_gpu_stream import test_a_bad_row_drops_its_call_and_those_after_it as of_a_bad_row
 from test_gpu_stream import (
-    bits,
-    data,
     test_float32_rows_and_then_float64,
     test_gradients_go_in,
     test_odd_sizes,
 )
-from test_gpu_stream import test_a_bad_row_drops_its_call_and_those_after_it as of_a_bad_row
 from test_gpu_stream import test_long_blocks_and_buffers_that_grow as of_long_blocks
 from test_gpu_stream import test_the_same_bits_for_any_chunking_and_stream as of_bits
 from test_gpu_stream import test_three_runs_have_the_same_bits as of_three_runs

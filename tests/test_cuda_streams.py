@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from emulated_cuda import why_not
+from gpu_streams import KINDS_OF_CALLS, OutOfMemory, bits, calls_that_fill_blocks
 from test_cuda_backend import gpu as plain_gpu
 from test_cuda_backend import module
 from test_cuda_public import gpu
-from test_gpu_stream import KINDS_OF_CALLS, OutOfMemory, bits, calls_that_fill_blocks
 
 import gradhess as gh
 from gradhess._backends.cupy import layout

@@ -6,38 +6,18 @@ import pickle
 
 import numpy as np
 import pytest
+from gpu_streams import BLOCK, bits, close, data
 
 import gradhess as gh
 from gradhess._backends import registry
 from gradhess._backends.cupy import layout
 from gradhess._streaming import host_feed
 from gradhess.errors import (
-    DeviceError,
-    DeviceMemoryError,
     InputError,
     NonFiniteError,
     NotFittedError,
     ResultTooLargeError,
 )
-
-BLOCK = layout.BLOCK_ROWS
-
-
-def data(n, d=4, seed=0, dtype=np.float64):
-    rng = np.random.default_rng(seed)
-    return (rng.normal(size=(n, d)) @ rng.normal(size=(d, d)) + 3 * rng.normal(size=d)).astype(dtype)
-
-
-def bits(cov):
-    state = cov.state_dict()
-    return {name: array.tobytes() for name, array in state["arrays"].items()}
-
-
-def close(got, expected, u=2.0**-53):
-    """Both are sums of the same numbers in other orders; sizes are those of the largest entry."""
-    got = got.get() if hasattr(got, "get") else got
-    bound = 8 * (layout.SLAB_ROWS + 64) * u * np.abs(expected).max()
-    assert np.abs(got - expected).max() <= bound
 
 
 @pytest.mark.parametrize("structure", ["full", "diagonal"])
@@ -317,189 +297,3 @@ def test_three_runs_have_the_same_bits(gpu):
                         cov.partial_fit(X[start : start + size])
                 found.append(bits(cov))
     assert all(other == found[0] for other in found[1:])
-
-
-class OutOfMemory:
-    """Allocations on the stand-in's devices, of which the ``allowed`` next ones succeed."""
-
-    def __init__(self, gpu, monkeypatch):
-        from cupy._memory import Allocation
-
-        self.allowed = None
-        made = Allocation.__init__
-
-        def allocate(allocation, nbytes, device):
-            if self.allowed is not None:
-                self.allowed -= 1
-                if self.allowed < 0:
-                    raise gpu.cupy.cuda.memory.OutOfMemoryError("as asked for")
-            made(allocation, nbytes, device)
-
-        monkeypatch.setattr(Allocation, "__init__", allocate)
-
-    def fails_at_each(self, make, call):
-        """``call(make())`` with each of its allocations failing in turn: how many there were."""
-        failed = 0
-        while True:
-            cov = make()
-            before = bits(cov), cov.n_samples_seen_, cov.n_samples_skipped_
-            self.allowed = failed
-            try:
-                call(cov)
-            except DeviceMemoryError:
-                failed += 1
-            else:
-                return failed, cov
-            finally:
-                self.allowed = None
-            assert (bits(cov), cov.n_samples_seen_, cov.n_samples_skipped_) == before, failed
-
-
-def calls_that_fill_blocks(gpu, d, n=700):
-    """Rows, and the calls with them after the first 100: what comes straight from them, what waits, and all kinds."""
-    X, rng = data(n, d) / d, np.random.default_rng(0)
-    y, c, coef = rng.normal(size=n), rng.uniform(0.5, 2, n), rng.normal(size=d - 1)
-    head, rest = slice(0, 100), slice(100, None)
-    made = gh.losses.custom(lambda eta, y: np.tanh(eta - y))
-
-    def gradients(rows, loss="squared"):
-        given = gpu.array(X[rows, :-1]), gpu.array(y[rows]), gpu.array(coef), loss
-        return gh.glm_gradients(*given, intercept=0.5, sample_weight=gpu.array(c[rows]))
-
-    broken = X.copy()
-    broken[[150, 300], 2] = np.nan
-    narrow = X.astype(np.float32)
-    return {
-        "dense": ({}, gpu.array(X[head]), (gpu.array(X[rest]),)),
-        "weights": ({}, gpu.array(X[head]), (gpu.array(X[rest]), gpu.array(c[rest]))),
-        "few rows": ({}, gpu.array(X[head]), (gpu.array(X[100:130]),)),
-        "narrower before": ({}, gpu.array(narrow[head]), (gpu.array(X[rest]),)),
-        "narrower after": ({}, gpu.array(X[head]), (gpu.array(narrow[rest]),)),
-        "integers": ({}, gpu.array(X[head]), (gpu.array((1000 * X[rest]).astype(np.int32)),)),
-        "gradients": ({}, gradients(head), (gradients(rest),)),
-        "custom": ({}, gradients(head, made), (gradients(rest, made),)),
-        "skip": ({"on_nonfinite": "skip"}, gpu.array(broken[head]), (gpu.array(broken[rest]),)),
-        "layer": (
-            {},
-            gh.layer_gradients(gpu.array(X[head, : d // 5]), gpu.array(X[head, -5:])),
-            (gh.layer_gradients(gpu.array(X[rest, : d // 5]), gpu.array(X[rest, -5:])),),
-        ),
-    }
-
-
-KINDS_OF_CALLS = (
-    "dense", "weights", "few rows", "narrower before", "narrower after", "integers", "gradients", "custom", "skip",
-    "layer",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", KINDS_OF_CALLS)
-@pytest.mark.parametrize("copied", [True, False])
-def test_memory_that_runs_out_anywhere_leaves_all_as_it_was(gpu, monkeypatch, copied, kind):
-    """Every allocation of a call fails in turn, where a copy of the accumulators is kept, and where none is."""
-    if not gpu.is_standin:
-        pytest.skip("memory of a device does not run out on demand")
-    d = 140
-    monkeypatch.setattr(layout, "SNAPSHOT_PARAMETERS", d if copied else d - 10)
-    for name in ("BLOCK_ROWS", "STREAM_ROWS", "BATCH_ROWS"):
-        monkeypatch.setattr(layout, name, 256)
-    options, first, arguments = calls_that_fill_blocks(gpu, d)[kind]
-
-    def make():
-        return gh.StreamingCovariance(**options).partial_fit(first)
-
-    memory = OutOfMemory(gpu, monkeypatch)
-    failed, cov = memory.fails_at_each(make, lambda one: one.partial_fit(*arguments))
-    assert failed > 4 or kind == "few rows"
-    assert bits(cov) == bits(make().partial_fit(*arguments))
-
-
-@pytest.mark.parametrize("copied", [True, False])
-def test_memory_that_runs_out_in_a_merge_or_with_rows_of_the_host(gpu, monkeypatch, copied):
-    if not gpu.is_standin:
-        pytest.skip("memory of a device does not run out on demand")
-    d = 140
-    monkeypatch.setattr(layout, "SNAPSHOT_PARAMETERS", d if copied else d - 10)
-    monkeypatch.setattr(host_feed, "PIECE_BYTES", 170 * 8 * (d + 1))
-    for name in ("BLOCK_ROWS", "STREAM_ROWS", "BATCH_ROWS"):
-        monkeypatch.setattr(layout, name, 256)
-    X = data(900, d)
-    memory = OutOfMemory(gpu, monkeypatch)
-    other = gh.StreamingCovariance(device="cuda").partial_fit(X[:300])
-
-    def make():
-        return gh.StreamingCovariance(device="cuda").partial_fit(X[:100])
-
-    weights = np.random.default_rng(0).uniform(0.5, 2, 800)
-    for call in (
-        lambda one: one.merge(other),
-        lambda one: one.partial_fit(X[100:]),
-        lambda one: one.partial_fit(X[100:], weights),
-    ):
-        failed, cov = memory.fails_at_each(make, call)
-        assert failed > 4
-        like = make()
-        call(like)
-        assert bits(cov) == bits(like)
-
-
-@pytest.mark.parametrize("copied", [True, False])
-@pytest.mark.parametrize("kernel", ["correct", "fold_block"])
-def test_a_device_that_fails_is_never_a_wrong_result(gpu, monkeypatch, kernel, copied):
-    """The second block fails after its product was added: with a copy all is as before, without one it is an error."""
-    if not gpu.is_standin:
-        pytest.skip("a device does not fail on demand")
-    from cupy._raw import RawKernel
-
-    monkeypatch.setattr(layout, "SNAPSHOT_PARAMETERS", 100 if copied else 10)
-    for name in ("BLOCK_ROWS", "STREAM_ROWS", "BATCH_ROWS"):
-        monkeypatch.setattr(layout, name, 256)
-    X = data(900, 20)
-    cov = gh.StreamingCovariance().partial_fit(gpu.array(X[:300]))
-    before = bits(cov)
-    launch, left = RawKernel.__call__, [1]
-
-    def fail(self, *args, **rest):
-        if self.name == kernel:
-            left[0] -= 1
-            if left[0] < 0:
-                raise gpu.cupy.cuda.runtime.CUDARuntimeError(700)
-        return launch(self, *args, **rest)
-
-    monkeypatch.setattr(RawKernel, "__call__", fail)
-    with pytest.raises(DeviceError, match="cudaError 700"):
-        cov.partial_fit(gpu.array(X[300:]))
-    monkeypatch.setattr(RawKernel, "__call__", launch)
-    if copied:
-        assert bits(cov) == before
-        return
-    for use in (
-        bits,
-        lambda one: one.covariance_,
-        lambda one: one.partial_fit(gpu.array(X)),
-        lambda one: one.copy(),
-    ):
-        with pytest.raises(DeviceError, match="left half of a block"):
-            use(cov)
-    cov.reset()
-    assert bits(cov.partial_fit(gpu.array(X[:300]))) == before
-
-
-def test_memory_that_runs_out_in_the_first_call(gpu, monkeypatch):
-    if not gpu.is_standin:
-        pytest.skip("memory of a device does not run out on demand")
-    monkeypatch.setattr(layout, "SNAPSHOT_PARAMETERS", 10)
-    for name in ("BLOCK_ROWS", "STREAM_ROWS", "BATCH_ROWS"):
-        monkeypatch.setattr(layout, name, 256)
-    X = gpu.array(data(600, 20))
-    memory = OutOfMemory(gpu, monkeypatch)
-    for failing in range(8):
-        cov = gh.StreamingCovariance()
-        memory.allowed = failing
-        with pytest.raises(DeviceMemoryError):
-            cov.partial_fit(X)
-        memory.allowed = None
-        with pytest.raises(NotFittedError):
-            _ = cov.covariance_
-        cov.partial_fit(X[:300])
-        assert bits(cov) == bits(gh.StreamingCovariance().partial_fit(X[:300]))
