@@ -2,8 +2,10 @@
 
 A: NumPy's ``r = X@w - y; G = X*r[:, None]; G.T@G`` over gradhess.
 B: BLAS ``syrk`` on X alone, which does less work, over gradhess.
-C: the floor max(FLOP / FMA peak, bytes / read bandwidth) over gradhess, in rounds of gradhess and the two probes.
-C beside BLAS: the same in the rounds of A and B, where BLAS leaves its threads waiting busily and its data in cache.
+C: the floor max(FLOP / FMA peak, bytes / read bandwidth) over gradhess, in rounds of gradhess between probes of both
+limits; each call is held against the better of the probes before and after it.
+C of the best: the same with the best that any probe of the run saw, which on a shared machine is not to be had all the
+time, by probes no more than by kernels.
 
     python bench/interleaved.py [--rounds N] [--shape NxD ...] [--dtype TYPE ...] [--backend cpu] [--output FILE]
 """
@@ -27,14 +29,15 @@ def measure(problem: Problem, backend: str, rounds: int) -> dict[str, Any]:
     problem.check(numpy_job(problem))
     problem.check_plain(syrk_alone(problem).T)
 
-    limits = machine.Limits(problem.dtype)
     jobs = {
         "gradhess": lambda: our_job(problem),
         "numpy": lambda: numpy_job(problem),
         "syrk": lambda: syrk_alone(problem),
     }
+    limits = machine.Limits(problem.dtype)
+    limits()
     alone = timing.interleaved({"gradhess": jobs["gradhess"]}, rounds, after_round=limits)["gradhess"]
-    times = timing.interleaved(jobs, rounds, after_round=limits)
+    times = timing.interleaved(jobs, rounds)
     row: dict[str, Any] = {"n": problem.n, "d": problem.d, "dtype": problem.dtype, "rounds": rounds}
     row["alone_ms"] = statistics.median(alone) * 1e3
     for name, values in times.items():
@@ -44,25 +47,28 @@ def measure(problem: Problem, backend: str, rounds: int) -> dict[str, Any]:
     median = statistics.median(alone)
     row["GFLOP/s"] = problem.gram_flop / median * 1e-9
     row["GB/s"] = problem.bytes / median * 1e-9
-    floor = limits.floor(problem.gram_flop, problem.bytes)
-    if floor is not None:
+    floors = limits.floors(problem.gram_flop, problem.bytes)
+    if floors:
+        best = limits.floor(problem.gram_flop, problem.bytes)
+        assert best is not None
         row["peak_GFLOP/s"], row["read_GB/s"] = limits.peak, limits.bandwidth
-        row["floor_ms"], row["C"] = floor * 1e3, floor / median
-        row["C_beside_blas"] = floor / statistics.median(times["gradhess"])
+        row["C"], *row["C_band"] = timing.Band.of([f / t for f, t in zip(floors, alone, strict=True)])
+        row["floor_ms"], row["C_of_best"] = best * 1e3, best / median
     return row
 
 
 HEADER = (
     "        n x d       dtype   alone      ms   numpy    syrk   floor |      A (quartiles)        B (quartiles)"
-    "     C  beside BLAS   GFLOP/s   GB/s"
+    "        C (quartiles)  of the best   GFLOP/s   GB/s"
 )
 
 
 def line(row: dict[str, Any]) -> str:
     a, b = (timing.Band(row[letter], *row[f"{letter}_band"]) for letter in "AB")
-    floor, share = "      -", "    -            -"
+    floor, share = "      -", f"{'-':>6}{'-':>28}"
     if "C" in row:
-        floor, share = f"{row['floor_ms']:7.1f}", f"{row['C']:5.2f}{row['C_beside_blas']:13.2f}"
+        c = timing.Band(row["C"], *row["C_band"])
+        floor, share = f"{row['floor_ms']:7.1f}", f"{c}{row['C_of_best']:13.2f}"
     return (
         f"{row['n']:>9} x {row['d']:<5}{row['dtype']:>8}{row['alone_ms']:8.1f}{row['gradhess_ms']:8.1f}"
         f"{row['numpy_ms']:8.1f}{row['syrk_ms']:8.1f} {floor} | {a} {b} {share}{row['GFLOP/s']:10.1f}{row['GB/s']:7.1f}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import subprocess
@@ -63,27 +64,46 @@ def limits(dtype: str, *, seconds: float = 0.3) -> tuple[float, float] | None:
 
 
 class Limits:
-    """The best that probes saw in the rounds of a run: a limit is what the machine can do, not what it did under load.
+    """Probes of both limits, taken again and again: between the rounds of a run, as ``after_round`` of
+    ``timing.interleaved``, and once before the first.
 
-    Used as ``after_round`` of ``timing.interleaved``.
+    What a shared machine can do changes from second to second, so a time is compared with the probes next to it.
     """
 
     def __init__(self, dtype: str, *, seconds: float = 0.1, pause: float = 0.05) -> None:
         self._dtype, self._seconds, self._pause = dtype, seconds, pause
-        self.peak = self.bandwidth = 0.0
-        """GFLOP/s and GB/s; 0 where the compiled module is not there."""
+        self._probes: list[tuple[float, float]] = []
 
     def __call__(self) -> None:
         time.sleep(self._pause)
         found = limits(self._dtype, seconds=self._seconds)
         if found is not None:
-            self.peak, self.bandwidth = max(self.peak, found[0]), max(self.bandwidth, found[1])
+            self._probes.append(found)
+
+    @property
+    def peak(self) -> float:
+        """The best that any probe saw, in GFLOP/s; 0 where nothing was probed, as without the compiled module."""
+        return max((peak for peak, _ in self._probes), default=0.0)
+
+    @property
+    def bandwidth(self) -> float:
+        """The same of the memory, in GB/s."""
+        return max((bandwidth for _, bandwidth in self._probes), default=0.0)
 
     def floor(self, flop: float, n_bytes: float) -> float | None:
-        """Seconds that nothing on this machine can go below; None where nothing was probed."""
-        if not self.peak:
-            return None
-        return max(flop / self.peak, n_bytes / self.bandwidth) * 1e-9
+        """Seconds that nothing on this machine went below in any minute of the run; None where nothing was probed."""
+        return _floor(self.peak, self.bandwidth, flop, n_bytes) if self._probes else None
+
+    def floors(self, flop: float, n_bytes: float) -> list[float]:
+        """The same of each round, by the better of the probes before and after it."""
+        return [
+            _floor(max(before[0], after[0]), max(before[1], after[1]), flop, n_bytes)
+            for before, after in itertools.pairwise(self._probes)
+        ]
+
+
+def _floor(peak: float, bandwidth: float, flop: float, n_bytes: float) -> float:
+    return max(flop / peak, n_bytes / bandwidth) * 1e-9
 
 
 def _processor() -> str:
