@@ -113,7 +113,7 @@ def bench(session: nox.Session) -> None:
     session.install(".[bench]", "cmake", "ninja", "pybind11>=3.0", env=NO_CUDA)
     environment = {"GRADHESS_BENCH": os.environ.get("GRADHESS_BENCH", "quick")}
     session.run("pytest", "bench", *session.posargs, env=environment)
-    for script in ("interleaved", "operations", "sweep", "tiny", "accuracy"):
+    for script in ("interleaved", "operations", "sweep", "tiny", "after_pause", "accuracy"):
         session.run("python", f"bench/{script}.py", env=environment)
     here = session.run("python", "-c", PACKAGE_FOLDER, silent=True).strip()
     session.run("python", "bench/compare.py", here, here, env=environment)

@@ -10,8 +10,6 @@
 // up, so they should not meet often.
 #include "accumulate.hpp"
 
-#include <omp.h>
-
 #include <atomic>
 #include <chrono>
 #include <limits>
@@ -106,9 +104,7 @@ class Accumulation {
             for (Buffer& buffer : buffers) blocks_.carve(carver, buffer);
         });
         std::atomic<Index> next{0};
-#pragma omp parallel num_threads(threads)
-        {
-            const Team all{omp_get_thread_num(), omp_get_num_threads()};
+        run_team(threads, [&](Team all) {
             const auto t = static_cast<std::size_t>(all.rank);
             for (Index base = 0; base < blocks_.count(); base += round) {
                 const Index end = std::min(blocks_.count(), base + round);
@@ -125,7 +121,7 @@ class Accumulation {
                 if (all.rank == 0) next = end;
                 blocks_.add(all, buffers.data(), base, end);
             }
-        }
+        });
     }
 
     void run_together(int threads) {
@@ -145,12 +141,7 @@ class Accumulation {
                 blocks_.add(team, &buffer, b, b + 1);
             }
         };
-        if (threads == 1) {
-            walk({});
-        } else {
-#pragma omp parallel num_threads(threads)
-            walk({omp_get_thread_num(), omp_get_num_threads()});
-        }
+        run_team(threads, walk);
     }
 
     void carve_work(Carver& carver, Work& work) const {

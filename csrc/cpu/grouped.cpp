@@ -1,11 +1,10 @@
 #include "grouped.hpp"
 
-#include <omp.h>
-
 #include <atomic>
 #include <limits>
 #include <vector>
 
+#include "team.hpp"
 #include "workspace.hpp"
 
 namespace gradhess::cpu {
@@ -35,15 +34,13 @@ Index run(const Rows& rows, const Groups& groups, T* out, int threads, const Ker
     const Index jobs = std::min<Index>(groups.count, team == 1 ? 1 : team * tuning::kGroupJobsPerThread);
     constexpr Index none = std::numeric_limits<Index>::max();
     std::atomic<Index> bad{none};
-#pragma omp parallel for num_threads(team) schedule(dynamic, 1) if (team > 1)
-    for (Index job = 0; job < jobs; ++job) {
+    share_out(team, jobs, [&](Index job, std::size_t thread) {
         const Index first = groups.count * job / jobs;
         const Index last = groups.count * (job + 1) / jobs;
-        auto& own = scratch[static_cast<std::size_t>(omp_get_thread_num())];
-        const Index found = kernels.group_sums(rows, groups, first, last - first, out + first * p, own);
-        if (found < 0) continue;
+        const Index found = kernels.group_sums(rows, groups, first, last - first, out + first * p, scratch[thread]);
+        if (found < 0) return;
         for (Index seen = bad.load(); found < seen && !bad.compare_exchange_weak(seen, found);) {}
-    }
+    });
     Arena::of_this_thread().trim();
     return bad.load() == none ? -1 : bad.load();
 }

@@ -4,10 +4,9 @@
 // blocks are cut, so its bits depend on neither.
 #include "kronecker_sums.hpp"
 
-#include <omp.h>
-
 #include <array>
 
+#include "team.hpp"
 #include "workspace.hpp"
 
 namespace gradhess::cpu {
@@ -51,9 +50,8 @@ class KroneckerSums {
             }
         });
         const Index step = slabs_together_ * job_.slab_rows;
-#pragma omp parallel num_threads(threads_) if (threads_ > 1)
-        {
-            Scratch& own = scratch_[static_cast<std::size_t>(omp_get_thread_num())];
+        run_team(threads_, [&](Team team) {
+            Scratch& own = scratch_[static_cast<std::size_t>(team.rank)];
             // Who finds no block left to add packs the next weights, in the other of two buffers; nobody adds these
             // before all have left the loop that packs them.
             std::size_t buffer = 0;
@@ -62,7 +60,7 @@ class KroneckerSums {
                 for (Index row = 0; row < job_.samples; row += step)
                     for (Index weight = 0; weight < job_.weights(); weight += group_, buffer ^= 1)
                         add_group(row, f, weight, slabs_[buffer], own);
-        }
+        });
         Arena::of_this_thread().trim();
     }
 

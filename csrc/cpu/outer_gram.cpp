@@ -4,11 +4,10 @@
 // it and however blocks are cut, so its bits depend on neither.
 #include "outer_gram.hpp"
 
-#include <omp.h>
-
 #include <numeric>
 #include <vector>
 
+#include "team.hpp"
 #include "workspace.hpp"
 
 namespace gradhess::cpu {
@@ -67,14 +66,13 @@ class OuterGram {
         for (Index i = 0; i < piece_.samples; ++i)
             for (Index p = 0; p < piece_.outputs; ++p)
                 errors_[p * piece_.samples + i] = piece_.errors[i * piece_.outputs + p];
-#pragma omp parallel num_threads(threads_) if (threads_ > 1)
-        {
-            Scratch& own = scratch[static_cast<std::size_t>(omp_get_thread_num())];
+        run_team(threads_, [&](Team team) {
+            Scratch& own = scratch[static_cast<std::size_t>(team.rank)];
 #pragma omp for schedule(dynamic, 1)
             for (Index s = 0; s < n_slabs; ++s) pack(s);
 #pragma omp for schedule(dynamic, 1)
             for (std::size_t t = 0; t < tiles_.size(); ++t) compute(tiles_[t], own);
-        }
+        });
         Arena::of_this_thread().trim();
     }
 

@@ -1,11 +1,10 @@
 #include "pairs.hpp"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <atomic>
 #include <vector>
 
+#include "team.hpp"
 #include "tuning.hpp"
 
 namespace gradhess::cpu {
@@ -71,12 +70,10 @@ bool pair_dependence(const std::uint8_t* labels, const PairJob& given, double* s
     for (TilePlan& plan : plans) plan.next.reserve(static_cast<std::size_t>(job.q));
     std::atomic<bool> stop{false};
     std::fill_n(sums, job.rows, 0.0);
-#pragma omp parallel for num_threads(team) schedule(dynamic, 1) if (team > 1)
-    for (Index tile = 0; tile < tiles; ++tile) {
+    share_out(team, tiles, [&](Index tile, std::size_t thread) {
         // Only the thread that called may ask Python.
-        if (omp_get_thread_num() == 0 && interrupt.requested && interrupt.requested(interrupt.context)) stop = true;
-        if (stop) continue;
-        const auto thread = static_cast<std::size_t>(omp_get_thread_num());
+        if (thread == 0 && interrupt.requested && interrupt.requested(interrupt.context)) stop = true;
+        if (stop) return;
         TilePlan& plan = plans[thread];
         const Index first = tile * tuning::kInputsTogether, rows = std::min(tuning::kInputsTogether, job.rows - first);
         plan.make(job, first, rows);
@@ -97,7 +94,7 @@ bool pair_dependence(const std::uint8_t* labels, const PairJob& given, double* s
                 sums[first + i] = sum;
             }
         }
-    }
+    });
     return !stop;
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "chains.hpp"
+#include "team.hpp"
 #include "workspace.hpp"
 
 namespace gradhess::cpu {
@@ -43,12 +44,10 @@ void for_jobs(const Rows& rows, Index extra_per_row, int threads, Index panel, J
             if (extra_per_row > 1) leave_room(scratch[t], rows, extra_per_row);
         }
     });
-#pragma omp parallel for num_threads(team) schedule(dynamic, 1) if (team > 1)
-    for (Index j = 0; j < jobs; ++j) {
-        const auto t = static_cast<std::size_t>(omp_get_thread_num());
+    share_out(team, jobs, [&](Index j, std::size_t t) {
         const Index first = j * of_job;
         job(first, std::min(of_job, rows.samples - first), scratch[t], extra[t]);
-    }
+    });
     Arena::of_this_thread().trim();
 }
 
@@ -88,11 +87,10 @@ bool all_finite(const double* values, Index count, int threads) {
     const Index jobs = (count + tuning::kCheckedValues - 1) / tuning::kCheckedValues;
     const int team = static_cast<int>(std::min<Index>(std::max(1, threads), jobs));
     std::atomic<bool> finite{true};
-#pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
-    for (Index j = 0; j < jobs; ++j) {
+    share_out(team, jobs, [&](Index j, std::size_t) {
         const Index first = j * tuning::kCheckedValues;
         if (!all_finite(values + first, std::min(tuning::kCheckedValues, count - first))) finite = false;
-    }
+    });
     return finite;
 }
 
@@ -151,15 +149,13 @@ void multiply_transposed(const Rows& rows, const double* u, const double* vector
         });
         for (Index base = 0; base < jobs; base += round) {
             const Index end = std::min(jobs, base + round);
-#pragma omp parallel for num_threads(team) schedule(dynamic, 1) if (team > 1)
-            for (Index j = base; j < end; ++j) {
-                const auto t = static_cast<std::size_t>(omp_get_thread_num());
-                const Index first = j * of_job;
-                double* sum = sums + (j - base) * entries;
+            share_out(team, end - base, [&](Index j, std::size_t t) {
+                const Index first = (base + j) * of_job;
+                double* sum = sums + j * entries;
                 std::fill_n(sum, entries, 0.0);
                 kernels.multiply_transposed(rows, first, std::min(of_job, rows.samples - first), u, vectors, units, m,
                                             products[t], sum, scratch[t]);
-            }
+            });
             for (Index j = base; j < end; ++j)
                 for (Index e = 0; e < entries; ++e) out[e] += sums[(j - base) * entries + e];
         }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "team.hpp"
+
 namespace gradhess::cpu {
 
 template <class Scatter>
@@ -60,9 +62,8 @@ void symmetrize(const Scatter* lower, Index n, double scale, Scatter* out, int t
     constexpr Index tile = 256 / sizeof(Scatter);
     const Index strips = (n + tile - 1) / tile;
     const bool keep = out == lower && scale == 1.0;  // the lower triangle is there already
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 2) if (threads > 1 && n > 512)
-    for (Index strip = strips - 1; strip >= 0; --strip) {
-        const Index i_begin = strip * tile;
+    share_out(n > 512 ? threads : 1, strips, [&](Index job, std::size_t) {
+        const Index i_begin = (strips - 1 - job) * tile;  // the longest first
         const Index i_end = std::min(n, i_begin + tile);
         for (Index j_begin = 0; j_begin < i_end; j_begin += tile) {
             Scatter turned[tile][tile + 1];  // one entry more, so that a column is not in one cache set either
@@ -78,7 +79,7 @@ void symmetrize(const Scatter* lower, Index n, double scale, Scatter* out, int t
                 for (Index i = std::max(i_begin, j + 1); i < i_end; ++i)
                     out[j * n + i] = turned[j - j_begin][i - i_begin];
         }
-    }
+    });
 }
 
 template void symmetrize(const double*, Index, double, double*, int);

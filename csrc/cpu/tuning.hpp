@@ -3,6 +3,8 @@
 // bench/README.md for how they were measured.
 #pragma once
 
+#include <chrono>
+
 #include "job.hpp"
 
 namespace gradhess::cpu::tuning {
@@ -55,6 +57,10 @@ inline constexpr Index kTeamMinComparisons = 8'000;
 
 // Work, in multiply-adds, below which starting a team of threads costs more than it saves.
 inline constexpr Index kTeamMinWork = 400'000;
+
+// Threads of a team that were dismissed so long ago may be asleep (libgomp lets them spin for some ms by default, but
+// not where OMP_WAIT_POLICY is passive). Finding out costs a few us.
+inline constexpr std::chrono::microseconds kAwake{100};
 
 // How far ahead of the rows being read the next ones are asked for.
 inline constexpr Index kPrefetchBytes = 16384;
