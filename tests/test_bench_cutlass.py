@@ -1,0 +1,45 @@
+"""The anchor from CUTLASS in bench/gpu.py, as far as it goes without a GPU: it compiles, or says what is missing."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parents[1] / "bench"
+
+
+@pytest.fixture
+def cutlass(monkeypatch):
+    if not BENCH.is_dir():
+        pytest.skip("no benchmarks beside the tests")
+    monkeypatch.syspath_prepend(str(BENCH))
+    from bench_support import gpu_cutlass
+
+    yield gpu_cutlass
+    for name in [name for name in sys.modules if name.partition(".")[0] == "bench_support"]:
+        del sys.modules[name]
+
+
+def test_what_is_missing_is_said(cutlass, monkeypatch, tmp_path):
+    monkeypatch.setattr(cutlass, "folders", lambda package: iter(()))
+    monkeypatch.delenv("CUTLASS_PATH", raising=False)
+    with pytest.raises(cutlass.Absent, match="pip install --no-deps nvidia-cutlass"):
+        cutlass.headers()
+    monkeypatch.setattr(cutlass, "find_nvcc", lambda: None)
+    with pytest.raises(cutlass.Absent, match="no nvcc"):
+        cutlass.compiled("90", tmp_path)
+
+
+@pytest.mark.parametrize("architecture", ["80", "90"])
+def test_it_compiles(cutlass, tmp_path, architecture):
+    try:
+        cutlass.headers()
+    except cutlass.Absent as reason:
+        pytest.skip(str(reason))
+    if cutlass.find_nvcc() is None:
+        pytest.skip("no nvcc")
+    library = ctypes.CDLL(str(cutlass.compiled(architecture, tmp_path)))
+    assert library.cutlass_rank_k
