@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import sys
-from pathlib import Path
 
 import pytest
 
-BENCH = Path(__file__).parents[1] / "bench"
+cutlass = pytest.importorskip("bench_support.gpu_cutlass", reason="no benchmarks beside the tests")
 
 
-@pytest.fixture
-def cutlass(monkeypatch):
-    if not BENCH.is_dir():
-        pytest.skip("no benchmarks beside the tests")
-    monkeypatch.syspath_prepend(str(BENCH))
-    from bench_support import gpu_cutlass
-
-    yield gpu_cutlass
-    for name in [name for name in sys.modules if name.partition(".")[0] == "bench_support"]:
-        del sys.modules[name]
-
-
-def test_what_is_missing_is_said(cutlass, monkeypatch, tmp_path):
+def test_what_is_missing_is_said(monkeypatch, tmp_path):
     monkeypatch.setattr(cutlass, "folders", lambda package: iter(()))
     monkeypatch.delenv("CUTLASS_PATH", raising=False)
     with pytest.raises(cutlass.Absent, match="pip install --no-deps nvidia-cutlass"):
@@ -34,7 +20,7 @@ def test_what_is_missing_is_said(cutlass, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("architecture", ["80", "90"])
-def test_it_compiles(cutlass, tmp_path, architecture):
+def test_it_compiles(tmp_path, architecture):
     try:
         cutlass.headers()
     except cutlass.Absent as reason:

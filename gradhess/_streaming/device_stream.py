@@ -96,7 +96,7 @@ class DeviceStream:
     @contextmanager
     def ordered(self) -> Iterator[None]:
         """On the device, in the caller's stream, after whatever was queued for this object before."""
-        with self.lock, self.place, device_errors("work on the sums of a stream"):
+        with self.lock, self.place:
             if self.state is not None and self.state.torn:
                 raise DeviceError(
                     "an error of the device, or an interrupt, left half of a block of rows in these sums, and above "
