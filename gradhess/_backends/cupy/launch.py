@@ -178,7 +178,7 @@ def device_errors(what: str, n_bytes: int | None = None) -> Iterator[None]:
     except Exception as error:
         kind = type(error)
         of_cupy = kind.__module__.startswith(("cupy", "cupy_backends"))
-        full = of_cupy and getattr(error, "status", None) == _OUT_OF_MEMORY.get(kind.__name__, NULL)
+        full = of_cupy and getattr(error, "status", None) == _OUT_OF_MEMORY.get(kind.__name__, -1)
         if full or isinstance(error, MemoryError):
             asked = "" if n_bytes is None else f"; {what} needs {n_bytes:,} bytes"
             raise DeviceMemoryError(
