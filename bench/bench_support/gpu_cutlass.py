@@ -10,6 +10,7 @@ import ctypes
 import os
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,10 @@ def rank_k(torch: Any, Y: Any) -> list[Callable[[], Any]]:
     if p % 8 or not Y.is_contiguous():
         raise Absent("p must be a multiple of 8, and rows contiguous")
     major, minor = torch.cuda.get_device_capability(Y.device)
+    start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         library = ctypes.CDLL(str(compiled(f"{major}{minor}", Path(folder))))
+    print(f"CUTLASS's RankK was built in {time.perf_counter() - start:.0f} s")
     call = library.cutlass_rank_k
     call.argtypes = [ctypes.c_int, *2 * [ctypes.c_void_p], *2 * [ctypes.c_int64], ctypes.c_void_p]
     C = torch.zeros((p, p), dtype=torch.float32, device=Y.device)
