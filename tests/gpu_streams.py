@@ -1,12 +1,15 @@
-"""What the tests of streams on a GPU share: data, comparisons, bits, and memory that runs out."""
+"""What the tests of streams on a GPU share: data, comparisons, bits, memory that runs out, and illegal launches."""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import numpy as np
+import pytest
 
 import gradhess as gh
 from gradhess._backends.cupy import layout
-from gradhess.errors import DeviceMemoryError
+from gradhess.errors import DeviceError, DeviceMemoryError
 
 BLOCK = layout.BLOCK_ROWS
 
@@ -100,3 +103,56 @@ KINDS_OF_CALLS = (
     "dense", "weights", "few rows", "narrower before", "narrower after", "integers", "gradients", "custom", "skip",
     "layer",
 )  # fmt: skip
+
+
+class IllegalLaunches:
+    """Launches that the stand-in's device, and the emulator's, refuse, of whatever kind a call has."""
+
+    def __init__(self, gpu, module=None):
+        self.cuda, self.module = gpu.cupy.cuda, module
+
+    def of(self, call, *, grids=True):
+        """Kernels with their blocks, and with ``grids`` numbers of blocks: each is what a device may not run."""
+        del self.cuda.launched[:]
+        if self.module is not None:
+            self.module.emulated_launches()
+        call()
+        launches = [("standin", *one) for one in self.cuda.launched]
+        if self.module is not None:
+            launches += [("module", *one) for one in self.module.emulated_launches()]
+        kernels = {launch[:-1]: None for launch in launches}
+        return [*kernels, *(sorted({("grid", launch[-1]) for launch in launches}) if grids else ())]
+
+    @contextmanager
+    def refused(self, one):
+        kind, *what = one
+        try:
+            if kind == "standin":
+                self.cuda.refused.add(tuple(what))
+            elif kind == "grid":
+                self.cuda.most_blocks = what[0] - 1
+            if self.module is not None and kind == "module":
+                self.module.emulate_refusal(*what)
+            elif self.module is not None and kind == "grid":
+                self.module.emulate_refusal(most_blocks=what[0] - 1)
+            yield
+        finally:
+            self.cuda.refused.clear()
+            self.cuda.most_blocks = 2**31 - 1
+            if self.module is not None:
+                self.module.emulate_refusal()
+
+    def fails_at_each(self, make, call, *, grids=True):
+        """``call(make())`` with each of its launches illegal in turn leaves all as it was: what was refused."""
+        whole = make()
+        found = self.of(lambda: call(whole), grids=grids)
+        expected = bits(whole)
+        for one in found:
+            cov = make()
+            before = bits(cov), cov.n_samples_seen_, cov.n_samples_skipped_
+            with self.refused(one), pytest.raises(DeviceError, match=r"\.(py|cu|cuh):\d+"):
+                call(cov)
+            assert (bits(cov), cov.n_samples_seen_, cov.n_samples_skipped_) == before, one
+            call(cov)
+            assert bits(cov) == expected, one
+        return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from emulated_cuda import why_not
@@ -109,6 +111,37 @@ def test_diagonals(gpu, d, dtype):
     X = (100 * features(d)).astype(dtype)
     weights = gpu.array(np.random.default_rng(2).uniform(0.5, 2, N))
     same_bits(lambda i: gpu.array(X[i]), weights, structure="diagonal")
+
+
+@pytest.mark.parametrize(("d", "dtype"), [(20, "float64"), (140, "float64"), (140, "float32")])
+def test_kernels_go_to_the_stream_of_the_caller(gpu, module, monkeypatch, d, dtype):
+    """The emulator has no streams, so the address is looked at; rehearsals get it, too."""
+    monkeypatch.setattr(layout, "SNAPSHOT_PARAMETERS", 10)
+    rng = np.random.default_rng(0)
+    y, coef = gpu.array(rng.normal(size=N)), gpu.array(rng.normal(size=d))
+    given = gh.glm_gradients(gpu.array(features(d, dtype)), y, coef, "squared")
+    seen = []
+
+    class Watching:
+        def __getattr__(self, name):
+            found = getattr(module, name)
+
+            def call(*args, **options):
+                seen.append((name, options["stream"]))
+                return found(*args, **options)
+
+            return found if name.endswith("_workspace") else call
+
+    monkeypatch.setitem(sys.modules, "gradhess._cuda", Watching())
+    stream = gpu.stream()
+    with stream:
+        cov = gh.StreamingCovariance().partial_fit(given)
+        given.gram()
+        given.slopes()
+    assert {"row_slopes", "narrow_update" if d < 128 else "row_pass"} <= {name for name, _ in seen}
+    assert {address for _, address in seen} == {stream.ptr}
+    stream.synchronize()
+    del cov
 
 
 @pytest.mark.parametrize("kind", KINDS_OF_CALLS)

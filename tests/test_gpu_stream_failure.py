@@ -9,11 +9,7 @@ from gpu_streams import KINDS_OF_CALLS, OutOfMemory, bits, calls_that_fill_block
 import gradhess as gh
 from gradhess._backends.cupy import layout
 from gradhess._streaming import host_feed
-from gradhess.errors import (
-    DeviceError,
-    DeviceMemoryError,
-    NotFittedError,
-)
+from gradhess.errors import DeviceError, DeviceMemoryError, NonFiniteError, NotFittedError
 
 
 @pytest.mark.parametrize("kind", KINDS_OF_CALLS)
@@ -126,3 +122,34 @@ def test_memory_that_runs_out_in_the_first_call(gpu, monkeypatch):
             _ = cov.covariance_
         cov.partial_fit(X[:300])
         assert bits(cov) == bits(gh.StreamingCovariance().partial_fit(X[:300]))
+
+
+def test_memory_that_runs_out_is_the_only_error_of_its_call(gpu, monkeypatch):
+    """Its rows are not all finite, either: what did not take place left no word of them."""
+    if not gpu.is_standin:
+        pytest.skip("memory of a device does not run out on demand")
+    monkeypatch.setattr(layout, "SNAPSHOT_PARAMETERS", 10)
+    for name in ("BLOCK_ROWS", "STREAM_ROWS", "BATCH_ROWS"):
+        monkeypatch.setattr(layout, name, 256)
+    X = data(900, 20)
+    X[500, 3] = np.nan
+    memory = OutOfMemory(gpu, monkeypatch)
+    rest = gpu.array(X[100:])
+    failed, cov = 0, None
+    while cov is None:
+        one = gh.StreamingCovariance().partial_fit(gpu.array(X[:100]))
+        before = bits(one)
+        memory.allowed = failed
+        try:
+            one.partial_fit(rest)
+        except DeviceMemoryError:
+            failed += 1
+        else:
+            cov = one
+        memory.allowed = None
+        if cov is None:
+            assert bits(one) == before
+    assert failed > 4
+    with pytest.raises(NonFiniteError, match="row 400 of call 2"):
+        bits(cov)
+    assert bits(cov) == before

@@ -1,8 +1,9 @@
-"""Symmetric products of others, which ``bench/gpu.py`` times beside ours: cuBLAS by PyTorch, Triton, QuACK.
+"""Symmetric products of others, which ``bench/gpu.py`` times beside ours: cuBLAS by PyTorch, Triton, QuACK, CUTLASS.
 
 One that is not there, or fails, or computes something else says so, and stops nothing. Triton's comes with PyTorch, but
 its symmetric product does not: the kernel below is written for this comparison, in the way of Triton's own tutorial on
-matrix products, one program for each tile on or below the diagonal. CUTLASS's ``RankK`` is C++ and not built here.
+matrix products, one program for each tile on or below the diagonal. CUTLASS's ``RankK`` is C++, built here
+(``gpu_cutlass``).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+from bench_support.gpu_cutlass import rank_k
 from bench_support.gpu_jobs import Bench
 
 Anchor = dict[str, Any]
@@ -27,6 +29,7 @@ def anchors(bench: Bench) -> list[Anchor]:
         "torch, full product": _torch,
         "Triton, lower triangle": _triton,
         "QuACK gemm_symmetric": _quack,
+        "CUTLASS RankK (sm_80)": _cutlass,
     }
     if bench.torch is None:
         return [_absent(name, "no PyTorch with CUDA") for name in names]
@@ -88,7 +91,14 @@ def _triton(bench: Bench, Y: Any) -> Callable[[], Any]:
 
         return job
 
-    jobs = [job_of(*choice) for choice in TRITON_CHOICES]
+    return _fastest(bench, [job_of(*choice) for choice in TRITON_CHOICES])
+
+
+def _cutlass(bench: Bench, Y: Any) -> Callable[[], Any]:
+    return _fastest(bench, rank_k(bench.torch, Y))
+
+
+def _fastest(bench: Bench, jobs: list[Callable[[], Any]]) -> Callable[[], Any]:
     times = []
     for job in jobs:
         try:

@@ -19,13 +19,13 @@ def build(seconds: float = 300) -> str:
     """What was found, or made, or why not."""
     if importlib.util.find_spec("gradhess._cuda") is not None:
         return "gradhess._cuda was there"
-    nvcc = shutil.which("nvcc") or next(iter(map(str, Path("/usr/local").glob("cuda*/bin/nvcc"))), None)
+    nvcc = find_nvcc()
     if nvcc is None:
         return "absent: gradhess._cuda is not built, and there is no nvcc"
     headers = _pybind11()
     if headers is None:
         return "absent: gradhess._cuda is not built, and there are no headers of pybind11"
-    package = next(_folders("gradhess"))
+    package = next(folders("gradhess"))
     sources = [
         *sorted((ROOT / "csrc" / "cuda").rglob("*.cu")),
         *sorted((ROOT / "csrc" / "bindings").glob("cuda_*.cpp")),
@@ -49,15 +49,19 @@ def build(seconds: float = 300) -> str:
     return f"gradhess._cuda was built in {took:.0f} s"
 
 
+def find_nvcc() -> str | None:
+    return shutil.which("nvcc") or next(iter(map(str, Path("/usr/local").glob("cuda*/bin/nvcc"))), None)
+
+
 def _pybind11() -> Path | None:
     for name in ("pybind11", "torch"):
-        for folder in _folders(name):
+        for folder in folders(name):
             if (folder / "include" / "pybind11" / "pybind11.h").exists():
                 return folder / "include"
     return None
 
 
-def _folders(package: str) -> Iterator[Path]:
+def folders(package: str) -> Iterator[Path]:
     """Where a package lies; nothing where it is not installed."""
     spec = importlib.util.find_spec(package)
     yield from map(Path, (spec and spec.submodule_search_locations) or ())

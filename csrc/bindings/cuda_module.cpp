@@ -3,11 +3,12 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
-#include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "cuda/api.hpp"
 #include "cuda/schedule.hpp"
+#include "cuda_call.hpp"
 #include "cuda_tensor.hpp"
 
 #if defined(GRADHESS_CUDA_EMULATOR)
@@ -17,34 +18,9 @@
 namespace py = pybind11;
 namespace cuda = gradhess::cuda;
 using cuda::Index;
+using namespace gradhess::bindings;
 
 namespace {
-
-struct CudaError : std::runtime_error {
-    using std::runtime_error::runtime_error;
-};
-
-void require(const char* what, const cuda::Status& status) {
-    if (status.ok()) return;
-    throw CudaError(std::string(what) + ": CUDA error " + std::to_string(status.code) + " (" + status.reason + ") at " +
-                    status.file + ":" + std::to_string(status.line));
-}
-
-// Launches without the GIL, since a launch can wait for a full queue.
-template <class Call>
-void run(const char* what, Call call) {
-    cuda::Status status;
-    {
-        py::gil_scoped_release release;
-        status = call();
-    }
-    require(what, status);
-}
-
-template <class T>
-T* pointer(std::uintptr_t address) {
-    return reinterpret_cast<T*>(address);
-}
 
 template <class T>
 T* pointer_in(const py::dict& from, const char* name) {
@@ -140,20 +116,20 @@ cuda::RunTimeLaunch launch_of(const py::object& function) {
 }
 
 void row_pass(const py::dict& block_fields, const py::dict& panel_fields, std::uintptr_t workspace,
-              std::uintptr_t stream, const py::object& launch) {
+              std::uintptr_t stream, bool validate, const py::object& launch) {
     const cuda::Block block = block_of(block_fields);
     const cuda::Panel panel = panel_of(panel_fields, block.parameters());
     run("row_pass", [&] {
-        return cuda::row_pass(block, panel, pointer<void>(workspace), pointer<void>(stream), launch_of(launch));
+        return cuda::row_pass(block, panel, pointer<void>(workspace), stream_at(stream, validate), launch_of(launch));
     });
 }
 
 void row_slopes(const py::dict& block_fields, std::uintptr_t slopes, std::uintptr_t values, std::uintptr_t stream,
-                const py::object& launch) {
+                bool validate, const py::object& launch) {
     const cuda::Block block = block_of(block_fields);
     if (!block.predicted()) throw py::value_error("slopes are of rows with a loss");
     run("row_slopes", [&] {
-        return cuda::row_slopes(block, pointer<double>(slopes), pointer<double>(values), pointer<void>(stream),
+        return cuda::row_slopes(block, pointer<double>(slopes), pointer<double>(values), stream_at(stream, validate),
                                 launch_of(launch));
     });
 }
@@ -164,7 +140,7 @@ Index rank_update_workspace(const std::string& dtype, Index samples, Index colum
 
 void rank_update(std::uintptr_t rows, const std::string& dtype, Index samples, Index columns, Index pitch,
                  std::uintptr_t row_weight, std::uintptr_t scatter, bool scatter_is_float, std::uintptr_t workspace,
-                 std::uintptr_t stream, int blocks) {
+                 std::uintptr_t stream, bool validate, int blocks) {
     cuda::RankUpdate update;
     update.rows = pointer<const void>(rows);
     update.dtype = dtype_of(dtype);
@@ -179,11 +155,13 @@ void rank_update(std::uintptr_t rows, const std::string& dtype, Index samples, I
         throw py::value_error("dtype must be float64 or float32");
     if (samples < 0 || columns < 1 || pitch < columns || pitch % 4 != 0 || rows % 16 != 0)
         throw py::value_error("rows must be aligned to 16 bytes, with a pitch that is a multiple of 4");
-    run("rank_update", [&] { return cuda::rank_update(update, pointer<void>(workspace), pointer<void>(stream)); });
+    run("rank_update",
+        [&] { return cuda::rank_update(update, pointer<void>(workspace), stream_at(stream, validate)); });
 }
 
 void narrow_update(const py::dict& block_fields, const py::dict& panel_fields, std::uintptr_t scatter,
-                   bool scatter_is_float, std::uintptr_t workspace, std::uintptr_t stream, const py::object& launch) {
+                   bool scatter_is_float, std::uintptr_t workspace, std::uintptr_t stream, bool validate,
+                   const py::object& launch) {
     const cuda::Block block = block_of(block_fields);
     cuda::Panel panel = panel_of(panel_fields, block.parameters());
     panel.row_weight = nullptr;
@@ -191,7 +169,7 @@ void narrow_update(const py::dict& block_fields, const py::dict& panel_fields, s
         throw py::value_error("narrow rows have at most 128 parameters and one output");
     run("narrow_update", [&] {
         return cuda::narrow_update(block, panel, pointer<void>(scatter), scatter_is_float, pointer<void>(workspace),
-                                   pointer<void>(stream), launch_of(launch));
+                                   stream_at(stream, validate), launch_of(launch));
     });
 }
 
@@ -207,8 +185,8 @@ std::string device_name(int device) {
     return name;
 }
 
-void self_test(std::uintptr_t result, std::uintptr_t stream) {
-    run("self_test", [&] { return cuda::self_test(pointer<int>(result), pointer<void>(stream)); });
+void self_test(std::uintptr_t result, std::uintptr_t stream, bool validate) {
+    run("self_test", [&] { return cuda::self_test(pointer<int>(result), stream_at(stream, validate)); });
 }
 
 py::tuple tile_position(Index number, Index tile_rows) {
@@ -221,30 +199,55 @@ py::tuple tile_position(Index number, Index tile_rows) {
 PYBIND11_MODULE(_cuda, module, py::mod_gil_not_used()) {
     const py::object device_error = py::module_::import("gradhess.errors").attr("DeviceError");
     py::register_exception<CudaError>(module, "CudaError", device_error.ptr());
+    const py::object memory_error = py::module_::import("gradhess.errors").attr("DeviceMemoryError");
+    py::register_exception<CudaMemoryError>(module, "CudaMemoryError", memory_error.ptr());
     module.attr("RUNTIME_VERSION") = cuda::runtime_version();
     module.attr("ARCHITECTURES") = GRADHESS_CUDA_ARCHITECTURES;
     module.attr("SELF_TEST") = cuda::kSelfTest;
 
     module.def("device_count", &device_count);
     module.def("device_name", &device_name, py::arg("device"));
-    module.def("self_test", &self_test, py::kw_only(), py::arg("result"), py::arg("stream"));
+    module.def("self_test", &self_test, py::kw_only(), py::arg("result"), py::arg("stream"),
+               py::arg("validate") = false);
     module.def("row_pass_workspace", &cuda::row_pass_workspace, py::arg("samples"), py::arg("parameters"));
     module.def("row_pass", &row_pass, py::arg("block"), py::arg("panel"), py::kw_only(), py::arg("workspace"),
-               py::arg("stream"), py::arg("launch") = py::none());
+               py::arg("stream"), py::arg("validate") = false, py::arg("launch") = py::none());
     module.def("row_slopes", &row_slopes, py::arg("block"), py::kw_only(), py::arg("slopes"), py::arg("values"),
-               py::arg("stream"), py::arg("launch") = py::none());
+               py::arg("stream"), py::arg("validate") = false, py::arg("launch") = py::none());
     module.def("rank_update_workspace", &rank_update_workspace, py::arg("dtype"), py::arg("samples"),
                py::arg("columns"));
     module.def("rank_update", &rank_update, py::kw_only(), py::arg("rows"), py::arg("dtype"), py::arg("samples"),
                py::arg("columns"), py::arg("pitch"), py::arg("row_weight"), py::arg("scatter"),
-               py::arg("scatter_is_float"), py::arg("workspace"), py::arg("stream"), py::arg("blocks") = 0);
+               py::arg("scatter_is_float"), py::arg("workspace"), py::arg("stream"), py::arg("validate") = false,
+               py::arg("blocks") = 0);
     module.def("narrow_workspace", &cuda::narrow_workspace, py::arg("samples"), py::arg("parameters"));
     module.def("narrow_update", &narrow_update, py::arg("block"), py::arg("panel"), py::kw_only(), py::arg("scatter"),
-               py::arg("scatter_is_float"), py::arg("workspace"), py::arg("stream"), py::arg("launch") = py::none());
+               py::arg("scatter_is_float"), py::arg("workspace"), py::arg("stream"), py::arg("validate") = false,
+               py::arg("launch") = py::none());
     module.def("tile_position", &tile_position, py::arg("number"), py::arg("tile_rows"));
-    gradhess::bindings::register_tensor(module);
+    register_tensor(module);
 #if defined(GRADHESS_CUDA_EMULATOR)
     module.def("emulate_architecture", [](int number) { cuda_emulator::emulator().settings.architecture = number; });
     module.def("emulate_schedule", [](std::uint64_t seed) { cuda_emulator::emulator().settings.seed = seed; });
+    module.def("emulate_tensor_maps", [](bool work) { cuda_emulator::emulator().settings.tensor_maps = work; });
+    // Launches since the last call: (kernel, threads, bytes of shared memory, blocks).
+    module.def("emulated_launches", [] {
+        py::list found;
+        for (const auto& one : std::exchange(cuda_emulator::emulator().launches, {}))
+            found.append(py::make_tuple(reinterpret_cast<std::uintptr_t>(one.kernel), one.block.x, one.shared_bytes,
+                                        one.grid.x));
+        return found;
+    });
+    module.def(
+        "emulate_refusal",
+        [](std::uintptr_t kernel, unsigned threads, std::size_t shared_bytes, unsigned most_blocks) {
+            auto& settings = cuda_emulator::emulator().settings;
+            settings.refused_kernel = pointer<const void>(kernel);
+            settings.refused_threads = threads;
+            settings.refused_shared_bytes = shared_bytes;
+            settings.most_blocks = most_blocks;
+        },
+        py::arg("kernel") = 0, py::arg("threads") = 0, py::arg("shared_bytes") = 0,
+        py::arg("most_blocks") = (1u << 31) - 1);
 #endif
 }

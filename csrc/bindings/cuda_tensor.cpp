@@ -6,6 +6,7 @@
 #include <string>
 
 #include "cuda/tensor/api.hpp"
+#include "cuda_call.hpp"
 
 namespace py = pybind11;
 
@@ -20,30 +21,8 @@ using tensor::Index;
 constexpr const char* kSchemeNames[cuda::kSchemes] = {"bf16",   "fp16",       "bf16x3",    "bf16x6",
                                                       "fp16x3", "bf16_left2", "bf16_left3"};
 
-template <class T>
-T* pointer(std::uintptr_t address) {
-    return reinterpret_cast<T*>(address);
-}
-
 void require(bool condition, const char* message) {
     if (!condition) throw py::value_error(message);
-}
-
-PyObject* cuda_error = nullptr;  // the module's CudaError
-
-// Calls without the GIL, since a launch can wait for a full queue.
-template <class Call>
-void run(const char* what, Call call) {
-    cuda::Status status;
-    {
-        py::gil_scoped_release release;
-        status = call();
-    }
-    if (status.ok()) return;
-    const std::string message = std::string(what) + ": CUDA error " + std::to_string(status.code) + " (" +
-                                status.reason + ") at " + status.file + ":" + std::to_string(status.line);
-    PyErr_SetString(cuda_error, message.c_str());
-    throw py::error_already_set();
 }
 
 int scheme_number(const std::string& name) {
@@ -88,7 +67,7 @@ tensor::SplitRows rows_of(std::uintptr_t data, const std::string& dtype, Index r
 void split_rows(std::uintptr_t data, const std::string& dtype, Index rows, Index columns, Index row_stride,
                 std::uintptr_t factors, Index factor_stride, Index blocks, Index block_pitch, std::uintptr_t planes,
                 int count, bool half, Index pitch, Index plane_stride, std::uintptr_t exponents,
-                std::uintptr_t overflow, std::uintptr_t stream) {
+                std::uintptr_t overflow, std::uintptr_t stream, bool validate) {
     auto from = rows_of(data, dtype, rows, columns, row_stride, factors, factor_stride);
     require(blocks >= 1 && factor_stride >= blocks, "blocks must be at least 1 and at most factor_stride");
     check_blocks(columns, blocks, block_pitch);
@@ -96,18 +75,19 @@ void split_rows(std::uintptr_t data, const std::string& dtype, Index rows, Index
     from.block_pitch = block_pitch;
     const auto to =
         planes_of(planes, count, rows, (blocks - 1) * block_pitch + columns, pitch, plane_stride, exponents);
-    run("tensor_split_rows",
-        [&] { return tensor::split_rows(from, to, half, pointer<std::int32_t>(overflow), pointer<void>(stream)); });
+    run("tensor_split_rows", [&] {
+        return tensor::split_rows(from, to, half, pointer<std::int32_t>(overflow), stream_at(stream, validate));
+    });
 }
 
 void column_exponents(std::uintptr_t data, const std::string& dtype, Index rows, Index columns, Index row_stride,
                       std::uintptr_t factors, Index factor_stride, std::uintptr_t exponents, int largest,
-                      std::uintptr_t workspace, std::uintptr_t stream) {
+                      std::uintptr_t workspace, std::uintptr_t stream, bool validate) {
     require(largest >= -14 && largest <= 15, "largest must be from -14 to 15, the range of float16");
     const auto from = rows_of(data, dtype, rows, columns, row_stride, factors, factor_stride);
     run("tensor_column_exponents", [&] {
         return tensor::column_exponents(from, pointer<std::int32_t>(exponents), largest, pointer<void>(workspace),
-                                        pointer<void>(stream));
+                                        stream_at(stream, validate));
     });
 }
 
@@ -120,7 +100,7 @@ tensor::Kernel kernel_of(const std::string& name) {
 
 void update(const std::string& scheme, const py::tuple& left, const py::tuple& right, Index rows, Index first_row,
             Index columns, Index blocks, Index block_pitch, std::uintptr_t gram, bool gram_is_float, Index gram_pitch,
-            std::uintptr_t workspace, std::uintptr_t stream, const std::string& kernel, int grid) {
+            std::uintptr_t workspace, std::uintptr_t stream, bool validate, const std::string& kernel, int grid) {
     const int number = scheme_number(scheme);
     const cuda::SchemeTable& table = cuda::kSchemeTable[number];
     require(columns >= 1 && blocks >= 1, "columns and blocks must be at least 1");
@@ -146,24 +126,23 @@ void update(const std::string& scheme, const py::tuple& left, const py::tuple& r
     call.gram_pitch = gram_pitch;
     call.kernel = kernel_of(kernel);
     call.grid = grid;
-    run("tensor_update", [&] { return tensor::update(call, pointer<void>(workspace), pointer<void>(stream)); });
+    run("tensor_update", [&] { return tensor::update(call, pointer<void>(workspace), stream_at(stream, validate)); });
 }
 
 void mirror(std::uintptr_t gram, bool gram_is_float, Index gram_pitch, Index columns, Index blocks,
-            std::uintptr_t stream) {
+            std::uintptr_t stream, bool validate) {
     require(columns >= 1 && blocks >= 1 && gram_pitch >= blocks * columns,
             "columns and blocks must be at least 1, gram_pitch at least blocks * columns");
     run("tensor_mirror", [&] {
-        return tensor::mirror(pointer<void>(gram), gram_is_float, gram_pitch, columns, blocks, pointer<void>(stream));
+        return tensor::mirror(pointer<void>(gram), gram_is_float, gram_pitch, columns, blocks,
+                              stream_at(stream, validate));
     });
 }
 
 }  // namespace
 
 void register_tensor(py::module_& module) {
-    cuda_error = module.attr("CudaError").ptr();
-    Py_INCREF(cuda_error);  // as long as the functions are
-    py::dict schemes;       // name: (left planes, right planes, half)
+    py::dict schemes;  // name: (left planes, right planes, half)
     for (int i = 0; i < cuda::kSchemes; ++i) {
         const cuda::SchemeTable& table = cuda::kSchemeTable[i];
         schemes[kSchemeNames[i]] = py::make_tuple(table.left_planes, table.right_planes, table.half);
@@ -182,18 +161,19 @@ void register_tensor(py::module_& module) {
     module.def("tensor_split_rows", &split_rows, named, arg("data"), arg("dtype"), arg("rows"), arg("columns"),
                arg("row_stride"), arg("factors"), arg("factor_stride") = 1, arg("blocks") = 1, arg("block_pitch") = 0,
                arg("planes"), arg("count"), arg("half"), arg("pitch"), arg("plane_stride"), arg("exponents"),
-               arg("overflow"), arg("stream"));
+               arg("overflow"), arg("stream"), arg("validate") = false);
     module.def("tensor_column_exponents_workspace", &tensor::column_exponents_workspace, arg("rows"), arg("columns"));
     module.def("tensor_column_exponents", &column_exponents, named, arg("data"), arg("dtype"), arg("rows"),
                arg("columns"), arg("row_stride"), arg("factors"), arg("factor_stride") = 1, arg("exponents"),
-               arg("largest"), arg("workspace"), arg("stream"));
+               arg("largest"), arg("workspace"), arg("stream"), arg("validate") = false);
     module.def("tensor_update_workspace", &tensor::update_workspace, named, arg("first_row"), arg("rows"),
                arg("columns"), arg("blocks") = 1);
     module.def("tensor_update", &update, named, arg("scheme"), arg("left"), arg("right"), arg("rows"), arg("first_row"),
                arg("columns"), arg("blocks") = 1, arg("block_pitch") = 0, arg("gram"), arg("gram_is_float") = false,
-               arg("gram_pitch"), arg("workspace"), arg("stream"), arg("kernel") = "automatic", arg("grid") = 0);
+               arg("gram_pitch"), arg("workspace"), arg("stream"), arg("validate") = false, arg("kernel") = "automatic",
+               arg("grid") = 0);
     module.def("tensor_mirror", &mirror, named, arg("gram"), arg("gram_is_float") = false, arg("gram_pitch"),
-               arg("columns"), arg("blocks") = 1, arg("stream"));
+               arg("columns"), arg("blocks") = 1, arg("stream"), arg("validate") = false);
 }
 
 }  // namespace gradhess::bindings

@@ -7,6 +7,7 @@
 #include "block.hpp"
 #include "run_time.hpp"
 #include "status.hpp"
+#include "stream.hpp"
 
 namespace gradhess::cuda {
 
@@ -19,11 +20,12 @@ Index row_pass_workspace(Index samples, Index parameters);
 
 // The row pass: z and its sums into the panel (see rowpass.cuh). `workspace` is aligned to 8 bytes. A block of
 // Loss::custom needs `run_time`, here and below.
-Status row_pass(const Block& block, const Panel& panel, void* workspace, void* stream,
+Status row_pass(const Block& block, const Panel& panel, void* workspace, Stream stream,
                 const RunTimeLaunch& run_time = {});
 
 // Slopes (samples,) and values (samples,) of rows with a loss, as the row pass computes them: see row_slopes.cuh.
-Status row_slopes(const Block& block, double* slopes, double* values, void* stream, const RunTimeLaunch& run_time = {});
+Status row_slopes(const Block& block, double* slopes, double* values, Stream stream,
+                  const RunTimeLaunch& run_time = {});
 
 // Bytes of device memory for the partial sums of a rank update of that many rows and columns; 0 where none are needed.
 Index rank_update_workspace(DType dtype, Index samples, Index columns);
@@ -42,7 +44,7 @@ struct RankUpdate {
     bool scatter_is_float = false;
     int blocks = 0;
 };
-Status rank_update(const RankUpdate& update, void* workspace, void* stream);
+Status rank_update(const RankUpdate& update, void* workspace, Stream stream);
 
 // Bytes of device memory for the partial sums of narrow_update.
 Index narrow_workspace(Index samples, Index parameters);
@@ -51,10 +53,10 @@ Index narrow_workspace(Index samples, Index parameters);
 // squares are not written.
 constexpr Index kMostNarrow = 128;
 Status narrow_update(const Block& block, const Panel& panel, void* scatter, bool scatter_is_float, void* workspace,
-                     void* stream, const RunTimeLaunch& run_time = {});
+                     Stream stream, const RunTimeLaunch& run_time = {});
 
 // Runs one small kernel on the current device and says whether it did: code 0 and *result == kSelfTest afterwards.
 constexpr int kSelfTest = 496;
-Status self_test(int* result, void* stream);
+Status self_test(int* result, Stream stream);
 
 }  // namespace gradhess::cuda

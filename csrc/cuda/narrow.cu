@@ -11,7 +11,7 @@ namespace {
 using namespace narrow;
 
 template <class Source, class T, int SIDE, int SHARE>
-Status launch_rows(const Job& job, void* stream, const RunTimeLaunch& run_time) {
+Status launch_rows(const Job& job, Stream stream, const RunTimeLaunch& run_time) {
     constexpr Index squares_bytes = Index{SIDE} * (SIDE + 1) / 2 * kSquareEntries * 8;
     const Index tiles = kStages * job.rows.tile_rows * job.rows.staged_pitch * static_cast<Index>(sizeof(Source));
     device::LaunchShape shape;
@@ -30,7 +30,7 @@ Status launch_rows(const Job& job, void* stream, const RunTimeLaunch& run_time) 
 }
 
 template <class Source, class T>
-Status launch_as(Job& job, void* stream, const RunTimeLaunch& run_time) {
+Status launch_as(Job& job, Stream stream, const RunTimeLaunch& run_time) {
     const Block& block = job.rows.block;
     constexpr Index item = sizeof(Source);
     job.rows.tile_rows = narrow::tile_rows(block.features, item);
@@ -49,7 +49,7 @@ Index narrow_workspace(Index samples, Index parameters) {
 }
 
 Status narrow_update(const Block& block, const Panel& panel, void* scatter, bool scatter_is_float, void* workspace,
-                     void* stream, const RunTimeLaunch& run_time) {
+                     Stream stream, const RunTimeLaunch& run_time) {
     Job job{};
     job.rows.block = block;
     job.rows.panel = panel;

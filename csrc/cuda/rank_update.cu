@@ -26,7 +26,7 @@ Status launch_update(const Job& job, const device::LaunchShape& shape) {
 }
 
 template <class Engine, class Scatter>
-Status launch_all(const RankUpdate& update, Job& job, void* stream) {
+Status launch_all(const RankUpdate& update, Job& job, Stream stream) {
     const Index units = job.splits * job.tiles;
     device::LaunchShape shape;
     shape.grid = dim3(static_cast<unsigned>(update.blocks > 0 && update.blocks < units ? update.blocks : units));
@@ -48,7 +48,7 @@ Index rank_update_workspace(DType dtype, Index samples, Index columns) {
     return split.splits > 1 ? split.splits * tiles * kTile * kTile * static_cast<Index>(sizeof(double)) : 0;
 }
 
-Status rank_update(const RankUpdate& update, void* workspace, void* stream) {
+Status rank_update(const RankUpdate& update, void* workspace, Stream stream) {
     if (update.samples == 0 || update.columns == 0) return {};
     const Split split = split_of(update.dtype, update.samples, update.columns);
     Job job{};

@@ -6,7 +6,7 @@
 
 namespace gradhess::cuda {
 
-Status row_slopes(const Block& block, double* to_slopes, double* to_values, void* stream,
+Status row_slopes(const Block& block, double* to_slopes, double* to_values, Stream stream,
                   const RunTimeLaunch& run_time) {
     if (block.samples == 0) return {};
     const slopes::Job job{block, to_slopes, to_values};

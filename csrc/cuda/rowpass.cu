@@ -21,7 +21,7 @@ Status launch_rows(const Job& job, const device::LaunchShape& shape, const RunTi
 }
 
 template <class Source, class T>
-Status launch_as(Job& job, void* stream, const RunTimeLaunch& run_time) {
+Status launch_as(Job& job, Stream stream, const RunTimeLaunch& run_time) {
     constexpr Index item = sizeof(Source);
     const Block& block = job.block;
     job.tile_rows = rowpass::tile_rows(block.features, item);
@@ -42,7 +42,7 @@ Index row_pass_workspace(Index samples, Index parameters) {
     return static_cast<Index>(sizeof(double)) * workspace_doubles(samples, parameters);
 }
 
-Status row_pass(const Block& block, const Panel& panel, void* workspace, void* stream, const RunTimeLaunch& run_time) {
+Status row_pass(const Block& block, const Panel& panel, void* workspace, Stream stream, const RunTimeLaunch& run_time) {
     const Index count = segments(block.samples);
     Job job{};
     job.block = block;

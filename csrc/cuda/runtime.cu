@@ -46,7 +46,7 @@ Status device_name(int device, std::string& name) {
 
 #endif
 
-Status self_test(int* result, void* stream) {
+Status self_test(int* result, Stream stream) {
     device::LaunchShape shape;
     shape.threads = device::kWarp;
     shape.stream = stream;

@@ -163,7 +163,7 @@ class DeviceStream:
 
         ``checked``: all rows are known to be finite. Without it, above ``layout.SNAPSHOT_PARAMETERS`` parameters, there
         is one part only, since all rows are looked at before the first is added. There, too, the call is rehearsed, so
-        that it has all of its memory before the first block is added.
+        that it has all of its memory, and none of its launches is illegal, before the first block is added.
         """
         with self.ordered():
             backend = device_backend(self.place)
@@ -179,14 +179,14 @@ class DeviceStream:
                 if to_rehearse:
                     memory.enter_context(Arena().used())
                 for first_row, rows, weights in parts:
-                    if look_first:
-                        backend.find_bad(rows, weights, state.bad, gate=state.gate)
-                        close(state, waiting=before)
                     if to_rehearse:
                         # Once for what is kept from call to call, and may take any piece; once for what dies.
                         for _ in range(2):
                             self._rehearse(backend, rows, weights, n_rows, skip=skip)
                         to_rehearse = False
+                    if look_first:
+                        backend.find_bad(rows, weights, state.bad, gate=state.gate)
+                        close(state, waiting=before)
                     mask = self._mask(backend, rows, weights, state) if skip else None
                     self._add(backend, rows, weights, mask, first_row)
                 commit(state, seen=seen, waiting=before)
@@ -195,8 +195,8 @@ class DeviceStream:
     def _all_or_nothing(self, n_parameters: int) -> Iterator[DeviceMoments]:
         """The state, made if there is none; all is as it was before if what is done within fails on the host.
 
-        Where no copy is kept and a block was added, which only an error of the device or an interrupt can leave behind,
-        whole blocks stay and are counted; half a block makes the stream unusable.
+        Where no copy is kept and a block was added, which only a device that fails while kernels run, or an interrupt,
+        can leave behind, whole blocks stay and are counted; half a block makes the stream unusable.
         """
         is_new = self.state is None
         if self.state is None:
@@ -224,7 +224,8 @@ class DeviceStream:
     def _rehearse(
         self, backend: CupyBackend, rows: DeviceRows, weights: DeviceArray | None, n_rows: int, *, skip: bool
     ) -> None:
-        """Ask for the memory of a call: of rows that wait, of a block of such, and of one straight from ``rows``."""
+        """Ask for the memory of a call, and validate its launches: of rows that wait, of a block of such, and of one
+        straight from ``rows``."""
         state = self.state
         assert state is not None
         block, side = layout.block_rows(state.n_parameters), self._side
@@ -400,14 +401,16 @@ class DeviceStream:
                 assert other.compute_dtype is not None
                 self._widen_to(other.compute_dtype)
                 self._kept_side = self._side
-                if self.waiting:
-                    begin(state)  # these rows were looked at when they came
-                    for _ in range(2):
-                        with rehearsal(), _counts_kept(state):
+                copied = begin(state)  # all of these rows were looked at when they came
+                for _ in range(0 if copied else 2):
+                    with rehearsal(), _counts_kept(state):
+                        if self.waiting:
                             backend.add_rows(*self.waiting_rows(), state, first_row=BUFFERED)
-                            backend.merge(state, theirs)
+                        backend.merge(state, theirs)
+                if self.waiting:
                     self._flush(backend, state)
                 backend.merge(state, theirs)
+                state.call -= 1  # what is counted are calls of partial_fit
             self.skipped_before += other.skipped_before
             self.skipped_inside += inside
 

@@ -56,16 +56,23 @@ constexpr std::size_t kSharedLimit = 227 << 10;
 constexpr unsigned char kGuard = 0xa5;
 constexpr int kNamedBarriers = 16;
 
-struct Settings {
-    std::uint64_t seed = 0;  // 0: everything in order
-    int architecture = 900;  // as __CUDA_ARCH__, for what is chosen at run time
-};
-
 struct Shape {
     dim3 grid;
     dim3 block;
     std::size_t shared_bytes = 0;
     unsigned cluster = 1;  // blocks along x
+    const void* kernel = nullptr;
+};
+
+struct Settings {
+    std::uint64_t seed = 0;  // 0: everything in order
+    int architecture = 900;  // as __CUDA_ARCH__, for what is chosen at run time
+    // What the device does not run, for tests of illegal launches: a kernel in such blocks, and more blocks than these.
+    const void* refused_kernel = nullptr;
+    unsigned refused_threads = 0;
+    std::size_t refused_shared_bytes = 0;
+    unsigned most_blocks = (1u << 31) - 1;
+    bool tensor_maps = true;  // whether they encode
 };
 
 // An asynchronous copy of one thread (cp.async), done when the thread waits for its group, or at once.
@@ -120,6 +127,7 @@ struct Fiber {
 class Emulator {
  public:
     Settings settings;
+    std::vector<Shape> launches;  // so far, for tests
 
     static Emulator& instance() {
         static Emulator emulator;
@@ -128,7 +136,8 @@ class Emulator {
 
     template <class Kernel>
     void launch(const Shape& shape, Kernel&& kernel) {
-        check(shape);
+        require_legal(shape);
+        launches.push_back(shape);
         kernel_ = std::forward<Kernel>(kernel);
         shape_ = shape;
         random_.seed(settings.seed);
@@ -139,6 +148,23 @@ class Emulator {
         for (unsigned i = 0; i < clusters; ++i) order[i] = i;
         if (settings.seed) std::shuffle(order.begin(), order.end(), random_);
         for (const unsigned cluster : order) run_cluster(cluster);
+    }
+
+    // Throws what a launch would be refused for.
+    void require_legal(const Shape& shape) const {
+        if (shape.block.count() < 1 || shape.block.count() > 1024)
+            throw std::runtime_error("a block has 1 to 1024 threads, not " + std::to_string(shape.block.count()));
+        if (shape.shared_bytes > kSharedLimit)
+            throw std::runtime_error(std::to_string(shape.shared_bytes) + " bytes of shared memory; a block has " +
+                                     std::to_string(kSharedLimit));
+        if (shape.grid.count() == 0 || shape.grid.y > 65535 || shape.grid.z > 65535)
+            throw std::runtime_error("a grid has 1 to 2^31 - 1, 65535 and 65535 blocks");
+        if (shape.grid.x > settings.most_blocks) throw std::runtime_error("more blocks than the device runs");
+        if (shape.kernel && shape.kernel == settings.refused_kernel && shape.block.x == settings.refused_threads &&
+            shape.shared_bytes == settings.refused_shared_bytes)
+            throw std::runtime_error("a kernel that the device does not run");
+        if (shape.cluster < 1 || shape.grid.x % shape.cluster)
+            throw std::runtime_error("the grid is no whole number of clusters");
     }
 
     // ---- for the operations of device/*.cuh, called by a fiber ----
@@ -234,18 +260,6 @@ class Emulator {
     }
 
  private:
-    static void check(const Shape& shape) {
-        if (shape.block.count() < 1 || shape.block.count() > 1024)
-            throw std::runtime_error("a block has 1 to 1024 threads, not " + std::to_string(shape.block.count()));
-        if (shape.shared_bytes > kSharedLimit)
-            throw std::runtime_error(std::to_string(shape.shared_bytes) + " bytes of shared memory; a block has " +
-                                     std::to_string(kSharedLimit));
-        if (shape.grid.count() == 0 || shape.grid.y > 65535 || shape.grid.z > 65535)
-            throw std::runtime_error("a grid has 1 to 2^31 - 1, 65535 and 65535 blocks");
-        if (shape.cluster < 1 || shape.grid.x % shape.cluster)
-            throw std::runtime_error("the grid is no whole number of clusters");
-    }
-
     static void entry() {
         Emulator& self = instance();
         try {

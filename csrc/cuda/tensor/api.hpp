@@ -1,4 +1,4 @@
-// What the tensor-core kernels offer, free of CUDA and Python headers. Everything is put into `stream` (a cudaStream_t)
+// What the tensor-core kernels offer, free of CUDA and Python headers. Everything is put into `stream`
 // of the current device; nothing waits. Shapes and alignments are checked by the caller.
 #pragma once
 
@@ -6,6 +6,7 @@
 
 #include "../planes.hpp"
 #include "../status.hpp"
+#include "../stream.hpp"
 
 namespace gradhess::cuda::tensor {
 
@@ -30,12 +31,12 @@ Index column_exponents_workspace(Index rows, Index columns);
 
 // exponents[j] such that max |y_j| 2^exponents[j] lies in [2^largest, 2^(largest + 1)). float16 planes hold numbers up
 // to 65504: with largest = 15 - h, rows to come may be 2^h times larger before they overflow.
-Status column_exponents(const SplitRows& rows, std::int32_t* exponents, int largest, void* workspace, void* stream);
+Status column_exponents(const SplitRows& rows, std::int32_t* exponents, int largest, void* workspace, Stream stream);
 
 // Writes planes.count planes, of planes.rows rows and planes.pitch columns, of float16 (half) or bfloat16. *overflow,
 // if not null, becomes 1 where a number is beyond the range or not finite, and is left alone otherwise: then the result
 // is to be thrown away and bf16x6 used.
-Status split_rows(const SplitRows& rows, const Planes& planes, bool half, std::int32_t* overflow, void* stream);
+Status split_rows(const SplitRows& rows, const Planes& planes, bool half, std::int32_t* overflow, Stream stream);
 
 enum class Kernel : int { automatic, mma, wgmma };
 
@@ -63,9 +64,9 @@ constexpr Index kUpdateRowAlign = 128;  // every promotion interval divides it
 // Bytes of workspace: 0 where there are tiles enough for the device. Results are the same bits without it (null).
 Index update_workspace(Index first_row, Index rows, Index columns, Index blocks);
 
-Status update(const Update& update, void* workspace, void* stream);
+Status update(const Update& update, void* workspace, Stream stream);
 
 // Writes the entries of C that updates leave out because they are equal by symmetry.
-Status mirror(void* gram, bool gram_is_float, Index gram_pitch, Index columns, Index blocks, void* stream);
+Status mirror(void* gram, bool gram_is_float, Index gram_pitch, Index columns, Index blocks, Stream stream);
 
 }  // namespace gradhess::cuda::tensor

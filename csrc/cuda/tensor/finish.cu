@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kMirrorRows* kMirrorColumns)
 
 }  // namespace
 
-Status launch_add_partial_sums(const UpdateJob& job, void* stream) {
+Status launch_add_partial_sums(const UpdateJob& job, Stream stream) {
     device::LaunchShape shape;
     shape.grid = dim3(static_cast<unsigned>(job.tiles));
     shape.threads = kAddThreads;
@@ -71,7 +71,7 @@ Status launch_add_partial_sums(const UpdateJob& job, void* stream) {
 }
 
 Status launch_mirror(void* gram, bool gram_is_float, Index gram_pitch, Index columns, Index blocks, Index grid,
-                     void* stream) {
+                     Stream stream) {
     device::LaunchShape shape;
     shape.grid = dim3(static_cast<unsigned>(grid));
     shape.threads = kMirrorRows * kMirrorColumns;

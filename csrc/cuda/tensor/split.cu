@@ -16,7 +16,7 @@ SourceRows<T> source_of(const SplitRows& rows) {
 }
 
 template <class T, class Number, int COUNT>
-Status split_into(const SplitJob<T>& job, void* stream) {
+Status split_into(const SplitJob<T>& job, Stream stream) {
     const Index items = job.source.rows * (job.planes.pitch / kPlaneAlign);
     if (items == 0) return {};
     const Index blocks = (items + kSplitThreads - 1) / kSplitThreads;
@@ -28,7 +28,7 @@ Status split_into(const SplitJob<T>& job, void* stream) {
 }
 
 template <class T>
-Status split_typed(const SplitRows& rows, const Planes& planes, bool half, std::int32_t* overflow, void* stream) {
+Status split_typed(const SplitRows& rows, const Planes& planes, bool half, std::int32_t* overflow, Stream stream) {
     SplitJob<T> job{};
     job.source = source_of<T>(rows);
     job.blocks = rows.blocks;
@@ -48,7 +48,7 @@ Status split_typed(const SplitRows& rows, const Planes& planes, bool half, std::
 Index peak_segments(Index rows) { return (rows + kPeakRows - 1) / kPeakRows; }
 
 template <class T>
-Status exponents_typed(const SplitRows& rows, std::int32_t* exponents, int largest, void* workspace, void* stream) {
+Status exponents_typed(const SplitRows& rows, std::int32_t* exponents, int largest, void* workspace, Stream stream) {
     PeakJob<T> job{};
     job.source = source_of<T>(rows);
     job.peaks = static_cast<float*>(workspace);
@@ -74,13 +74,13 @@ Index column_exponents_workspace(Index rows, Index columns) {
     return static_cast<Index>(sizeof(float)) * peak_segments(rows) * columns;
 }
 
-Status column_exponents(const SplitRows& rows, std::int32_t* exponents, int largest, void* workspace, void* stream) {
+Status column_exponents(const SplitRows& rows, std::int32_t* exponents, int largest, void* workspace, Stream stream) {
     if (rows.columns == 0) return {};
     return rows.is_double ? exponents_typed<double>(rows, exponents, largest, workspace, stream)
                           : exponents_typed<float>(rows, exponents, largest, workspace, stream);
 }
 
-Status split_rows(const SplitRows& rows, const Planes& planes, bool half, std::int32_t* overflow, void* stream) {
+Status split_rows(const SplitRows& rows, const Planes& planes, bool half, std::int32_t* overflow, Stream stream) {
     return rows.is_double ? split_typed<double>(rows, planes, half, overflow, stream)
                           : split_typed<float>(rows, planes, half, overflow, stream);
 }

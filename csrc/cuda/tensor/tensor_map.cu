@@ -7,10 +7,15 @@
 
 namespace gradhess::cuda::tensor {
 
+constexpr int kNotSupported = 801;  // cudaErrorNotSupported
+
 #if defined(GRADHESS_CUDA_EMULATOR)
 
 Status encode_planes(TensorMap& map, const std::uint16_t* data, std::int64_t pitch, std::int64_t rows, int planes,
                      std::int64_t plane_stride) {
+    if (!cuda_emulator::emulator().settings.tensor_maps) {
+        return {kNotSupported, "tensor maps are switched off", __FILE__, __LINE__};
+    }
     map = {data, pitch, rows, planes, pitch, plane_stride};
     return {};
 }
@@ -19,7 +24,6 @@ Status encode_planes(TensorMap& map, const std::uint16_t* data, std::int64_t pit
 
 namespace {
 
-constexpr int kNotSupported = static_cast<int>(cudaErrorNotSupported);
 constexpr int kInvalidValue = static_cast<int>(cudaErrorInvalidValue);
 
 using Encode = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*, const cuuint64_t*, const cuuint64_t*,

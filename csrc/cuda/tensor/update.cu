@@ -31,7 +31,7 @@ Kernel best_kernel() {
     return has_mma() ? Kernel::mma : Kernel::automatic;
 }
 
-Status update(const Update& update, void* workspace, void* stream) {
+Status update(const Update& update, void* workspace, Stream stream) {
     const Index rows = update.right.rows;
     if (rows == 0 || update.columns == 0 || update.blocks == 0) return {};
     UpdateJob job{};
@@ -65,7 +65,7 @@ Status update(const Update& update, void* workspace, void* stream) {
     return launch_add_partial_sums(job, stream);
 }
 
-Status mirror(void* gram, bool gram_is_float, Index gram_pitch, Index columns, Index blocks, void* stream) {
+Status mirror(void* gram, bool gram_is_float, Index gram_pitch, Index columns, Index blocks, Stream stream) {
     if (columns == 0 || blocks == 0) return {};
     // One thread block for each 32 x 8 entries; see mirror_kernel.
     const Index items = (columns + 31) / 32 * ((columns + 7) / 8) * triangle_tiles(blocks);

@@ -36,7 +36,7 @@ bool has_mma() {
 #endif
 }
 
-Status launch_mma(Scheme scheme, const UpdateJob& job, Index grid, void* stream) {
+Status launch_mma(Scheme scheme, const UpdateJob& job, Index grid, Stream stream) {
     device::LaunchShape shape;
     shape.grid = dim3(static_cast<unsigned>(grid));
     shape.threads = kMmaThreads;

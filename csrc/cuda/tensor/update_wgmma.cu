@@ -50,7 +50,7 @@ bool has_wgmma() {
 #endif
 }
 
-Status launch_wgmma(Scheme scheme, const UpdateJob& job, Index grid, void* stream) {
+Status launch_wgmma(Scheme scheme, const UpdateJob& job, Index grid, Stream stream) {
     const SchemeTable& table = kSchemeTable[static_cast<int>(scheme)];
     TensorMap left;
     TensorMap right;

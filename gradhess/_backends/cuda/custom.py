@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from gradhess._backends.cupy.custom import Untranslatable, translated
-from gradhess._backends.cupy.launch import device_errors, raw_module, rehearsing
+from gradhess._backends.cupy.launch import device_errors, queue, raw_module
 from gradhess._backends.custom_loss import require_second
 from gradhess._backends.protocol import Rows
 
@@ -27,8 +27,6 @@ Launch: TypeAlias = Callable[[str, str, str, int, int, int, bytes], None]
 shared memory, the argument) of csrc/cuda/run_time.hpp."""
 
 HEADERS: Final = ("narrow.cuh", "row_slopes.cuh")
-STATIC_SHARED: Final = 48 << 10
-"""Bytes of shared memory that a kernel has without asking for more."""
 
 _KERNEL: Final = """
 {headers}
@@ -80,14 +78,9 @@ def _launch(
 ) -> None:
     with device_errors("a kernel over a custom loss"):
         kernel = compiled(code, names, function, job, bounds)
-        if rehearsing():
-            kernel.compile()
-            return
-        if shared_bytes > STATIC_SHARED:
-            kernel.max_dynamic_shared_size_bytes = shared_bytes
         # A struct is passed by value as an array of one item of that many bytes.
         value = np.frombuffer(argument, np.dtype((np.void, len(argument))))
-        kernel((grid,), (threads,), (value,), shared_mem=shared_bytes)
+        queue(kernel, (grid,), (threads,), (value,), shared_bytes)
 
 
 @lru_cache(maxsize=256)

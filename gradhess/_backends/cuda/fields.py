@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from typing import Any, Final, NamedTuple, cast
 
 from gradhess._backends.cuda.custom import Launch, launcher
@@ -32,22 +33,14 @@ def kernels() -> Any:
 
 
 class _Rehearsed:
-    """The module without its launches. Kernels over a custom loss are compiled, which can fail: the module says which
-    ones, and then adds up partial sums that nobody wrote, into a panel that nobody reads."""
+    """The module whose launches are validated and not queued: ``Stream::validate_only`` of csrc/cuda/stream.hpp."""
 
     def __init__(self, module: Any) -> None:
         self._module = module
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self._module, name)
-        if name.endswith("_workspace"):
-            return function
-
-        def call(*args: Any, **options: Any) -> None:
-            if options.get("launch") is not None:
-                function(*args, **options)
-
-        return call
+        return function if name.endswith("_workspace") else partial(function, validate=True)
 
 
 def kernel_dtype(rows: Rows) -> str | None:

@@ -1,9 +1,10 @@
 """Memory that a call has before it changes anything: the call is rehearsed, and then runs in what that took.
 
 Above ``layout.SNAPSHOT_PARAMETERS`` parameters there is no copy of an accumulator to go back to, so memory may not run
-out once the first block was added. In a *rehearsal* (``launch.rehearsal``) everything happens but what writes to
-accumulators: kernels and products are not launched. All memory that is asked for within ``Arena.used``, by CuPy's own
-operations, too, comes from the arena and goes back there; the call itself asks for the same, and finds it there.
+out once the first block was added, nor may a launch be refused. In a *rehearsal* (``launch.rehearsal``) everything
+happens but what writes to accumulators: kernels are validated instead of launched, and products left out. All
+memory that is asked for within ``Arena.used``, by CuPy's own operations, too, comes from the arena and goes back there;
+the call itself asks for the same, and finds it there.
 
 A request takes the smallest piece that is large enough. If each of several requests is at most as large as one of the
 rehearsal that was alive beside the same others, all of them fit, in whatever order they come.

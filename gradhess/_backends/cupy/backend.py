@@ -66,9 +66,9 @@ class CupyBackend(Products, OuterGram):
     ) -> None:
         """``accumulate`` for rows whose indices in the call begin at ``first_row``; blocks of ``layout.block_rows``."""
         for start, stop in spans(rows.n_samples, block_rows or layout.block_rows(state.n_parameters)):
-            part = self._taken(dense(rows.slice(start, stop)))
-            given = None if weights is None else weights[start:stop]
             with device_errors("adding a block of rows"):
+                part = self._taken(dense(rows.slice(start, stop)))
+                given = None if weights is None else weights[start:stop]
                 self._add_block(part, given, state, first_row + start, widened=block_rows is None)
 
     def _taken(self, rows: Rows) -> Rows:
@@ -161,11 +161,14 @@ class CupyBackend(Products, OuterGram):
         mine, theirs = _device(state), _device(other)
         reserve(mine)
         nothing = zeros(mine.n_parameters, FLOAT64, "a merge")  # before anything is added
-        if mine.scatter is not None and not rehearsing():
-            cupy().add(mine.scatter, theirs.scatter, out=mine.scatter)
+        mine.torn = not rehearsing()
+        if mine.scatter is not None:
+            size = int(mine.scatter.size)
+            flat("add_to", mine.scatter.dtype, size, mine.scatter, theirs.scatter, size)
         sums, shift = (nothing, theirs.location) if mine.centred else (theirs.location, None)
         join(mine, sums, theirs.scalars, shift, nothing)
         mine.counts += theirs.counts
+        mine.torn = False
 
     def symmetrize(
         self,

@@ -326,6 +326,11 @@ extern "C" __global__ void add_panel_same(const T* panel, i64 offset, i64 rows, 
     *at = added(*at, panel[i * columns + j]);
 }
 
+extern "C" __global__ void add_to(T* sum, const T* values, i64 count) {
+    const i64 j = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (j < count) sum[j] = added(sum[j], values[j]);
+}
+
 // Puts a copy back where a row was not finite, or (gate) where the state is closed.
 extern "C" __global__ void restore(T* values, const T* copy, i64 count, const i64* bad) {
     const i64 j = (i64)blockIdx.x * blockDim.x + threadIdx.x;

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from gradhess._backends.cupy import layout
 from gradhess._backends.cupy.engine import NO_BAD_ROW, DeviceArray
-from gradhess._backends.cupy.launch import cupy, empty, flat, launch, rehearsing, table, zeros
+from gradhess._backends.cupy.launch import cupy, empty, flat, launch, table, zeros
 from gradhess._backends.protocol import FLOAT64, ROWS, MomentState, Structure
 
 
@@ -39,7 +39,7 @@ class DeviceMoments(MomentState):
     panels: dict[Any, Any] = field(default_factory=dict)
     """Memory of the engines, kept between calls."""
     torn: bool = False
-    """A block is being added: what fails on the host meanwhile leaves half of it."""
+    """A block, or another state, is being added: what fails meanwhile leaves half of it."""
 
     @property
     def slab_rows(self) -> int:
@@ -177,5 +177,4 @@ def join(
         flat("correct_diagonal", scatter.dtype, p, scatter, p, squares, own, sums, delta, factor)
     elif scatter is not None and state.centred:
         table("correct", scatter.dtype, p, p, scatter, p, own, sums, delta, factor)
-    if not rehearsing():
-        cupy().add(state.scalars, totals, out=state.scalars)
+    flat("add_to", FLOAT64, 3, state.scalars, totals, 3)

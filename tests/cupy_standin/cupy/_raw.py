@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import types
 from pathlib import Path
 from typing import Any
 
@@ -106,10 +107,30 @@ extern "C" void launch_{name}(const unsigned* grid, const unsigned* block, void*
 }}"""
 
 
-class RawKernel:
+class _Compiled:
+    """What kernels of both kinds say of themselves."""
+
+    max_dynamic_shared_size_bytes = 48 << 10
+    module: RawModule
+    identity: tuple[str, str]
+
+    @property
+    def kernel(self) -> Any:
+        self.module.library()
+        cuda.kernels[id(self)] = self
+        return types.SimpleNamespace(ptr=id(self))
+
+    @property
+    def max_threads_per_block(self) -> int:
+        self.module.library()
+        return 1024
+
+
+class RawKernel(_Compiled):
     def __init__(self, module: RawModule, name: str) -> None:
         self.module, self.name = module, name
         self.parameters = module.kernels[name]
+        self.identity = (name, module.type)
 
     def __call__(
         self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], **rest: Any
@@ -121,6 +142,7 @@ class RawKernel:
         assert grid[0] < 2**31
         assert all(size < 65536 for size in grid[1:])
         assert len(grid) == 1 or set(grid[1:]) == {1}
+        cuda.require_legal(self, grid, int(np.prod(block)), 0)
         keep = [self._argument(value, *known) for value, known in zip(args, self.parameters, strict=True)]
         values = (ctypes.c_void_p * len(keep))(*(ctypes.addressof(value) for value in keep))
         sizes = [
@@ -191,14 +213,10 @@ extern "C" __attribute__((visibility("default"))) const char* launch(
 }}"""
 
 
-class EmulatedKernel:
-    max_dynamic_shared_size_bytes = 48 << 10
-
+class EmulatedKernel(_Compiled):
     def __init__(self, module: EmulatedModule) -> None:
         self.module = module
-
-    def compile(self) -> None:
-        self.module.library()
+        self.identity = (module.job, hashlib.sha256(module.code.encode()).hexdigest())
 
     def __call__(
         self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0
@@ -219,6 +237,7 @@ class EmulatedKernel:
         assert job.nbytes == library.job_bytes()
         assert block == (self.module.threads,), "the launch bounds are those of the launch"
         assert shared_mem <= self.max_dynamic_shared_size_bytes
+        cuda.require_legal(self, grid, block[0], shared_mem)
         wrong = library.launch(grid[0], block[0], shared_mem, job.ctypes.data, EmulatedModule.seed)
         if wrong is not None:
             raise cuda.CompileException(wrong.decode())

@@ -11,6 +11,7 @@ import itertools
 import sys
 import threading
 import types
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +24,11 @@ counts = {"synchronize": 0, "to_host": 0, "to_device": 0, "launches": 0}
 """What tests look at: waits of the host, copies from and to the device, kernel launches."""
 log: list[tuple[Any, ...]] = []
 """Launches: (kernel or routine, stream, ...)."""
+refused: set[tuple[Any, ...]] = set()
+"""(kernel, threads of a block, bytes of shared memory) that the device does not run; ``most_blocks`` of a grid, too."""
+most_blocks = 2**31 - 1
+launched: list[tuple[Any, ...]] = []
+"""(kernel, threads, shared memory, blocks) of launches."""
 n_devices = 2
 _state = threading.local()
 _addresses = itertools.count(0x1000, 0x10)
@@ -244,6 +250,39 @@ runtime.getDeviceProperties = lambda device: {
     "multiProcessorCount": 132,
 }
 runtime.deviceCanAccessPeer = lambda device, peer: 0
+runtime.deviceGetAttribute = lambda attribute, device: {5: most_blocks}[attribute]
+runtime.status = 0
+runtime.streamQuery = lambda stream: runtime.status
+
+
+class CUDADriverError(RuntimeError):
+    def __init__(self, status: int) -> None:
+        super().__init__(f"CUDA_ERROR {status}: of the stand-in")
+        self.status = status
+
+
+CUDADriverError.__module__ = "cupy_backends.cuda.api.driver"
+kernels: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+"""Kernels that were compiled, by address."""
+
+
+def require_legal(kernel: Any, grid: tuple[int, ...], threads: int, shared_bytes: int) -> None:
+    """What a launch is refused for."""
+    if (kernel.identity, threads, shared_bytes) in refused or grid[0] > most_blocks:
+        raise CUDADriverError(701)
+    launched.append((kernel.identity, threads, shared_bytes, grid[0]))
+
+
+def _occupancy(ptr: int, threads: int, shared_bytes: int) -> int:
+    kernel = kernels[ptr]
+    assert threads <= kernel.max_threads_per_block
+    assert shared_bytes <= kernel.max_dynamic_shared_size_bytes
+    return 0 if (kernel.identity, threads, shared_bytes) in refused else 1
+
+
+driver = types.ModuleType("cupy_backends.cuda.api.driver")
+driver.CUDADriverError = CUDADriverError
+driver.occupancyMaxActiveBlocksPerMultiprocessor = _occupancy
 
 
 class CompileException(Exception):
