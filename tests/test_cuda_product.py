@@ -118,6 +118,7 @@ def test_segments(cuda, terms):
     start = np.ones((17, 3))
     check(multiply(cuda, left, right, start=start), left, right, start)
     check(multiply(cuda, left, right), left, right)
+    check(multiply(cuda, left, right, apart=False), left, right)
 
 
 def test_same_bits_for_any_device_order_and_workspace(newest):

@@ -5,7 +5,7 @@
 //           columns of R arrive by 8-byte cp.async, so operands need no alignment and any pitch will do, in the ring of
 //           rank_update.cuh. Where terms lie apart a panel is 16 x 128 numbers with a pitch of 132, where they lie side
 //           by side 128 x 16 with a pitch of 20: what a half warp reads lies in different banks either way. Of a tile
-//           at the edge, fragments outside of C are neither copied nor multiplied.
+//           at the edge, what is outside of C is not copied, and fragments outside of it are not multiplied.
 // Order:    terms in order within a segment of kSegmentTerms, from zero; segments in order, onto start. A function of
 //           `terms` alone: an entry has the same bits whatever lies beside it, and a sum may be cut into calls at
 //           multiples of kSegmentTerms.
@@ -46,9 +46,12 @@ struct Job {
 // Where number (term, entry) of a panel lies in shared memory.
 template <bool APART>
 struct PanelLayout {
-    static constexpr int kTermStep = APART ? kTile + 4 : 1;
-    static constexpr int kEntryStep = APART ? 1 : kStageRows + 4;
-    static constexpr int kNumbers = APART ? kStageRows * kTermStep : kTile * kEntryStep;
+    static constexpr int kPitch = (APART ? kTile : kStageRows) + 4;
+    static constexpr int kNumbers = (APART ? kStageRows : kTile) * kPitch;
+
+    static GRADHESS_HOST_DEVICE_INLINE constexpr int place(int term, int entry) {
+        return APART ? term * kPitch + entry : entry * kPitch + term;
+    }
 };
 
 // Tile `number`, column by column in strips of kSuperBlock rows of tiles, so that blocks that run at the same time
@@ -60,30 +63,29 @@ GRADHESS_HOST_DEVICE inline TilePosition strip_tile(Index number, Index tile_row
     return {first_row + inside % height, inside / height};
 }
 
-// The first `count` entries from `first_entry` on; what is outside of the matrix is zero. A thread copies every second
-// term of one entry where terms lie apart, else one term of every 16th entry.
+// The `count` entries of the tile's rows or columns; terms behind the last are zero. What lies beside the entries is
+// left as it is: it is multiplied into entries that are not stored. A thread copies every second term of one entry
+// where terms lie apart, else one term of every 16th entry.
 template <bool APART>
 GRADHESS_DEVICE void load_panel(const Factor& from, Index first_term, Index term_end, Index first_entry, int count,
                                 double* panel) {
-    using Layout = PanelLayout<APART>;
     constexpr int kAcross = APART ? kTile : kStageRows;
     constexpr int kStep = kThreads / kAcross;
+    constexpr int kPitch = PanelLayout<APART>::kPitch;
+    const Index terms_left = term_end - first_term;
+    const int terms = terms_left < kStageRows ? static_cast<int>(terms_left) : kStageRows;
     const int fixed = device::thread_number() % kAcross;
     int moving = device::thread_number() / kAcross;
-    const Index fixed_left = APART ? from.entries - first_entry : term_end - first_term;
-    const Index moving_left = APART ? term_end - first_term : from.entries - first_entry;
-    const int moving_end = APART ? kStageRows : count;
     if (APART && fixed >= count) return;
     const Index corner = APART ? first_term * from.pitch + first_entry : first_entry * from.pitch + first_term;
     const double* at = from.data + corner + moving * from.pitch + fixed;
-    double* to = panel + moving * (kAcross + 4) + fixed;
-    static_assert(Layout::kTermStep * Layout::kEntryStep == kAcross + 4, "the other of the two is 1");
+    double* to = panel + moving * kPitch + fixed;
 #pragma unroll 2
-    for (; moving < moving_end; moving += kStep) {
-        const bool inside = fixed < fixed_left && moving < moving_left;
+    for (; moving < (APART ? kStageRows : count); moving += kStep) {
+        const bool inside = (APART ? moving : fixed) < terms;
         device::copy_async<8>(to, inside ? at : from.data, inside ? 8 : 0);
         at += kStep * from.pitch;
-        to += kStep * (kAcross + 4);
+        to += kStep * kPitch;
     }
 }
 
@@ -116,19 +118,16 @@ GRADHESS_DEVICE void sum_segment(const Job& job, TilePosition tile, Index segmen
         const Index first = begin + step * kStageRows;
         if (first < end) {
             double* stage = stage_of(step);
-            // Whole fragments: 16 rows and 8 columns.
-            load_panel<LEFT_APART>(job.left, first, end, tile.row * kTile, (rows + 15) / 16 * 16, stage);
-            load_panel<RIGHT_APART>(job.right, first, end, tile.column * kTile, (columns + 7) / 8 * 8,
-                                    stage + Left::kNumbers);
+            load_panel<LEFT_APART>(job.left, first, end, tile.row * kTile, rows, stage);
+            load_panel<RIGHT_APART>(job.right, first, end, tile.column * kTile, columns, stage + Left::kNumbers);
         }
         device::commit_copies();
     };
     rank::run_stages(static_cast<int>((end - begin + kStageRows - 1) / kStageRows), load, [&](int step) {
         const double* left = stage_of(step);
         const double* right = left + Left::kNumbers;
-        engine.template add_products<true>(
-            [&](int k, int i) { return left[k * Left::kTermStep + i * Left::kEntryStep]; },
-            [&](int k, int j) { return right[k * Right::kTermStep + j * Right::kEntryStep]; }, rows, columns);
+        engine.template add_products<true>([&](int k, int i) { return left[Left::place(k, i)]; },
+                                           [&](int k, int j) { return right[Right::place(k, j)]; }, rows, columns);
     });
     // Through shared memory, whose addresses are constants: those of C at any strides would not fit into the registers.
     static_assert(kStages * (Left::kNumbers + Right::kNumbers) >= kTile * kTile, "the ring holds a tile");

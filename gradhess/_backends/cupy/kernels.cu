@@ -96,8 +96,8 @@ extern "C" __global__ void predictor(const T* x, i64 n, i64 d, i64 row_stride, i
     }
 }
 
-// sums[i] = sum_j x[i, j]^2, in the order of the predictor.
-extern "C" __global__ void row_squares(const T* x, i64 n, i64 d, i64 row_stride, i64 column_stride, double* sums) {
+// sums[i] = sum_j x[i, j]^2 of C-contiguous rows, in the order of the predictor.
+extern "C" __global__ void row_squares(const T* x, i64 n, i64 d, double* sums) {
     SHARED double part[8][32];
     const int warp = threadIdx.y;
     const i64 i = (i64)blockIdx.x * 8 + warp;
@@ -105,7 +105,7 @@ extern "C" __global__ void row_squares(const T* x, i64 n, i64 d, i64 row_stride,
     EACH_LANE(lane) {
         double sum = 0.0;
         for (i64 j = lane; j < d; j += 32) {
-            const double value = wide(x[i * row_stride + j * column_stride]);
+            const double value = wide(x[i * d + j]);
             sum += value * value;
         }
         part[warp][lane] = sum;

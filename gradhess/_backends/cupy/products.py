@@ -20,9 +20,9 @@ PIECE_BYTES: Final = 64 << 20
 
 
 def row_squares(G: DeviceArray, out: DeviceArray) -> None:
-    """``out[i] = sum_j G_ij^2`` in float64, of float32 or float64 rows of any strides."""
+    """``out[i] = sum_j G_ij^2`` in float64, of float32 or float64 rows, C-contiguous."""
     n, d = (int(size) for size in G.shape)
-    launch("row_squares", G.dtype, -(-n // 8), (32, 8), G, n, d, *strides(G), out)
+    launch("row_squares", G.dtype, -(-n // 8), (32, 8), G, n, d, out)
 
 
 def row_sums(values: DeviceArray, weights: DeviceArray, out: DeviceArray) -> None:
