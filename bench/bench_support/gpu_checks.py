@@ -7,12 +7,16 @@ from typing import Any
 import numpy as np
 
 from bench_support.gpu_jobs import Bench
+from bench_support.gpu_sums import bits_that_differ
 
 Check = dict[str, Any]
 
 
 def run(bench: Bench) -> list[Check]:
-    return [*_errors(bench), _bits(bench)]
+    sums = _check(
+        "products with vectors whose bits differ, over streams and runs", bits_that_differ(bench), 0
+    )
+    return [*_errors(bench), _bits(bench), sums]
 
 
 def _check(name: str, found: float, limit: float) -> Check:
