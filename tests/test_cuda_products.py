@@ -29,6 +29,7 @@ from test_gpu_products import (
     test_products_at_odd_sizes,
     test_products_of_many_rows,
 )
+from test_gpu_stream import test_what_follows_from_the_covariance
 
 import gradhess as gh
 from gradhess._backends import registry
@@ -48,6 +49,7 @@ __all__ = [
     "test_products_of_many_rows",
     "test_products_with_vectors",
     "test_sums_of_kronecker_products",
+    "test_what_follows_from_the_covariance",
 ]
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
