@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
-from emulated_cuda import Guarded, build, why_not
+from emulated_cuda import ROOT, Guarded, build, why_not
 
 from gradhess._backends.cupy.engine import PRODUCT_SEGMENT
 
@@ -184,3 +186,11 @@ def test_the_module_refuses_what_its_kernels_cannot_read(newest, wrong):
     right |= {"out": 0, "row_stride": 8, "column_stride": 1, "add": False, "workspace": 0, "stream": 0}
     with pytest.raises(ValueError, match="must"):
         newest.matrix_product(**(right | wrong))
+
+
+def test_grids_do_not_ask_for_the_device():
+    """Only the persistent blocks of wgmma do, whose tiles are numbered by shape; and nothing on the host does."""
+    words = re.compile("multiProcessor|MultiProcessor|OccupancyMax")
+    sources = [path for end in ("cu", "cuh", "hpp") for path in (ROOT / "csrc" / "cuda").rglob(f"*.{end}")]
+    sources += [path for end in ("py", "cu") for path in (ROOT / "gradhess" / "_backends").rglob(f"*.{end}")]
+    assert {path.name for path in sources if words.search(path.read_text("utf-8"))} == {"update_wgmma.cu"}
