@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_support import gpu_anchors, gpu_build, gpu_checks
+from bench_support import gpu_anchors, gpu_build, gpu_checks, gpu_sums
 from bench_support.gpu_jobs import Bench, panels, rank_update, row_pass, syrk, unfused, whole_pass
 
 ROOT = Path(__file__).parents[1]
@@ -278,6 +278,9 @@ def main() -> None:
     guarded(rows, "bf16", lambda: half(bench, engine))
     guarded(rows, "passes", lambda: passes(bench, backend, engine, found["copy GB/s"]))
     guarded(rows, "outer rows", lambda: outer(bench, engine))
+    copy = found["copy GB/s"]
+    guarded(rows, "vectors", lambda: [ratio(*row) for row in gpu_sums.of_vectors(bench, engine, copy)])
+    guarded(rows, "matrices", lambda: [ratio(*row) for row in gpu_sums.of_matrices(bench, engine)])
     for row in rows:
         if engine.name == "cublas" and row["state"] != "absent":
             row["state"] = "S0 only"

@@ -55,6 +55,30 @@ def row_slopes(
 ) -> None:
     """float64 ``c l'`` (of hessian rows ``c l''``) and ``c l`` of rows with a loss, as ``row_pass`` computes them."""
 
+def matrix_product_workspace(rows: int, columns: int, terms: int) -> int:
+    """Bytes with which segments of terms are summed side by side; 0 where there are tiles enough."""
+
+def matrix_product(
+    *,
+    left: tuple[int, int, bool],
+    right: tuple[int, int, bool],
+    rows: int,
+    columns: int,
+    terms: int,
+    out: int,
+    row_stride: int,
+    column_stride: int,
+    add: bool,
+    workspace: int,
+    stream: int,
+    blocks: int = 0,
+) -> None:
+    """``out[i * row_stride + j * column_stride] (+)= sum_t left[t, i] right[t, j]``, float64.
+
+    An operand is (address, pitch, whether its terms lie apart): number (t, i) at ``t * pitch + i``, or else at
+    ``i * pitch + t``. The bits depend on neither the workspace (0: none) nor ``blocks``.
+    """
+
 def narrow_workspace(samples: int, parameters: int) -> int:
     """Bytes for the partial sums of ``narrow_update``."""
 

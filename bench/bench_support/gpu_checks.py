@@ -8,12 +8,16 @@ import numpy as np
 
 from bench_support.gpu_guards import odd_sizes
 from bench_support.gpu_jobs import Bench
+from bench_support.gpu_sums import bits_that_differ
 
 Check = dict[str, Any]
 
 
 def run(bench: Bench) -> list[Check]:
-    return [*_errors(bench), _bits(bench), *_odd_sizes(bench)]
+    sums = _check(
+        "products with vectors whose bits differ, over streams and runs", bits_that_differ(bench), 0
+    )
+    return [*_errors(bench), _bits(bench), sums, *_odd_sizes(bench)]
 
 
 def _check(name: str, found: float, limit: float) -> Check:

@@ -1,9 +1,11 @@
 // gradhess._cuda: the functions of csrc/cuda/api.hpp for Python. Pointers come as integers, as in
 // __cuda_array_interface__; what they point to is checked in gradhess/_backends/cuda.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <cstdint>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "cuda/api.hpp"
@@ -159,6 +161,34 @@ void rank_update(std::uintptr_t rows, const std::string& dtype, Index samples, I
         [&] { return cuda::rank_update(update, pointer<void>(workspace), stream_at(stream, validate)); });
 }
 
+// (address, pitch, whether terms lie apart)
+using FactorArguments = std::tuple<std::uintptr_t, Index, bool>;
+
+cuda::Factor factor_of(const FactorArguments& from, Index entries, Index terms) {
+    const auto [data, pitch, terms_apart] = from;
+    if (data % sizeof(double) != 0) throw py::value_error("factors must be aligned to 8 bytes");
+    if ((terms_apart ? terms : entries) > 1 && pitch < (terms_apart ? entries : terms))
+        throw py::value_error("the pitch of a factor must hold its rows");
+    return {pointer<const double>(data), entries, pitch, terms_apart};
+}
+
+void matrix_product(const FactorArguments& left, const FactorArguments& right, Index rows, Index columns, Index terms,
+                    std::uintptr_t out, Index row_stride, Index column_stride, bool add, std::uintptr_t workspace,
+                    std::uintptr_t stream, bool validate, int blocks) {
+    if (rows < 0 || columns < 0 || terms < 0) throw py::value_error("rows, columns and terms must be >= 0");
+    cuda::MatrixProduct product;
+    product.left = factor_of(left, rows, terms);
+    product.right = factor_of(right, columns, terms);
+    product.terms = terms;
+    product.out = pointer<double>(out);
+    product.row_stride = row_stride;
+    product.column_stride = column_stride;
+    product.add = add;
+    product.blocks = blocks;
+    run("matrix_product",
+        [&] { return cuda::matrix_product(product, pointer<void>(workspace), stream_at(stream, validate)); });
+}
+
 void narrow_update(const py::dict& block_fields, const py::dict& panel_fields, std::uintptr_t scatter,
                    bool scatter_is_float, std::uintptr_t workspace, std::uintptr_t stream, bool validate,
                    const py::object& launch) {
@@ -219,6 +249,12 @@ PYBIND11_MODULE(_cuda, module, py::mod_gil_not_used()) {
     module.def("rank_update", &rank_update, py::kw_only(), py::arg("rows"), py::arg("dtype"), py::arg("samples"),
                py::arg("columns"), py::arg("pitch"), py::arg("row_weight"), py::arg("scatter"),
                py::arg("scatter_is_float"), py::arg("workspace"), py::arg("stream"), py::arg("validate") = false,
+               py::arg("blocks") = 0);
+    module.def("matrix_product_workspace", &cuda::matrix_product_workspace, py::arg("rows"), py::arg("columns"),
+               py::arg("terms"));
+    module.def("matrix_product", &matrix_product, py::kw_only(), py::arg("left"), py::arg("right"), py::arg("rows"),
+               py::arg("columns"), py::arg("terms"), py::arg("out"), py::arg("row_stride"), py::arg("column_stride"),
+               py::arg("add"), py::arg("workspace"), py::arg("stream"), py::arg("validate") = false,
                py::arg("blocks") = 0);
     module.def("narrow_workspace", &cuda::narrow_workspace, py::arg("samples"), py::arg("parameters"));
     module.def("narrow_update", &narrow_update, py::arg("block"), py::arg("panel"), py::kw_only(), py::arg("scatter"),

@@ -46,6 +46,32 @@ struct RankUpdate {
 };
 Status rank_update(const RankUpdate& update, void* workspace, Stream stream);
 
+// A float64 matrix of `entries` columns (or rows) of as many terms as the product sums: number (term, entry) lies at
+// data[term * pitch + entry] where terms lie apart, else at data[entry * pitch + term].
+struct Factor {
+    const double* data = nullptr;
+    Index entries = 0;
+    Index pitch = 0;
+    bool terms_apart = true;
+};
+
+// Bytes of device memory with which segments of terms are summed side by side; 0 where there are tiles enough.
+Index matrix_product_workspace(Index rows, Index columns, Index terms);
+
+// out[i * row_stride + j * column_stride] (+)= sum_t left(t, i) right(t, j): see matrix_product.cuh. The bits depend on
+// neither the workspace (null: none) nor `blocks`, the most thread blocks that run side by side (0: any number).
+struct MatrixProduct {
+    Factor left;
+    Factor right;
+    Index terms = 0;
+    double* out = nullptr;
+    Index row_stride = 0;
+    Index column_stride = 0;
+    bool add = false;  // to what is there; else it is overwritten
+    int blocks = 0;
+};
+Status matrix_product(MatrixProduct product, void* workspace, Stream stream);
+
 // Bytes of device memory for the partial sums of narrow_update.
 Index narrow_workspace(Index samples, Index parameters);
 

@@ -41,27 +41,43 @@ struct Dmma {
     template <bool WEIGHTED>
     GRADHESS_DEVICE void step(const double* left, const double* right, const double* weights) {
         constexpr int pitch = StageLayout<double>::kPitch;
+        add_products<false>(
+            [&](int row, int column) {
+                const double z = left[row * pitch + column];
+                return WEIGHTED ? z * weights[row] : z;
+            },
+            [&](int row, int column) { return right[row * pitch + column]; });
+    }
+
+    // `left(k, i)` and `right(k, j)` are numbers of a stage. With CUT only the first `rows` x `columns` entries of the
+    // tile are wanted: fragments beyond them are left out, which is the same decision for all lanes of a warp.
+    template <bool CUT, class Left, class Right>
+    GRADHESS_DEVICE void add_products(const Left& left, const Right& right, int rows = kTile, int columns = kTile) {
         const int lane = device::lane_number();
         double b[kColumnTiles][4];
 #pragma unroll
         for (int n = 0; n < kColumnTiles; ++n) {
+            if (CUT && warp_column() + 8 * n >= columns) continue;
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
                 const device::Entry at = device::b_entry_16x8_f64(lane, i);
-                b[n][i] = right[at.row * pitch + warp_column() + 8 * n + at.column];
+                b[n][i] = right(at.row, warp_column() + 8 * n + at.column);
             }
         }
 #pragma unroll
         for (int m = 0; m < kRowTiles; ++m) {
+            if (CUT && warp_row() + 16 * m >= rows) continue;
             double a[8];
 #pragma unroll
             for (int i = 0; i < 8; ++i) {
                 const device::Entry at = device::a_entry_16x16_f64(lane, i);
-                a[i] = left[at.column * pitch + warp_row() + 16 * m + at.row];
-                if (WEIGHTED) a[i] *= weights[at.column];
+                a[i] = left(at.column, warp_row() + 16 * m + at.row);
             }
 #pragma unroll
-            for (int n = 0; n < kColumnTiles; ++n) multiply_add_f64(sum[m][n], a, b[n]);
+            for (int n = 0; n < kColumnTiles; ++n) {
+                if (CUT && warp_column() + 8 * n >= columns) continue;
+                multiply_add_f64(sum[m][n], a, b[n]);
+            }
         }
     }
 

@@ -81,6 +81,23 @@ GRADHESS_DEVICE void load_stage(const Job& job, Index first_row, Index row_end, 
     device::commit_copies();  // an empty group too: groups are counted
 }
 
+// A ring of kStages buffers: `load(step)` queues the copies of a step and commits them, an empty group beyond the last
+// step too, since groups are counted; `multiply(step)` reads them. Afterwards all buffers are free.
+template <class Load, class Multiply>
+GRADHESS_DEVICE void run_stages(int steps, const Load& load, const Multiply& multiply) {
+#pragma unroll
+    for (int step = 0; step < kStages - 1; ++step) load(step);
+#pragma unroll 1
+    for (int step = 0; step < steps; ++step) {
+        device::wait_copies<kStages - 2>();
+        __syncthreads();  // everybody's copies are there, and nobody still reads the stage that is loaded next
+        load(step + kStages - 1);
+        multiply(step);
+    }
+    device::wait_copies<0>();
+    __syncthreads();  // before anybody loads into stages that a slower warp reads
+}
+
 template <class Engine, class Scatter, bool WEIGHTED>
 GRADHESS_DEVICE void sum_tile(const Job& job, Index unit) {
     using T = typename Engine::Number;
@@ -92,25 +109,17 @@ GRADHESS_DEVICE void sum_tile(const Job& job, Index unit) {
     const auto stage_of = [&](int step) { return memory + step % kStages * StageLayout<T>::kBytes; };
 
     Engine engine;
-#pragma unroll
-    for (int step = 0; step < kStages - 1; ++step)
+    const auto load = [&](int step) {
         load_stage<T, WEIGHTED>(job, row_begin + step * kStageRows, row_end, tile, stage_of(step));
-    const int steps = static_cast<int>((row_end - row_begin + kStageRows - 1) / kStageRows);
-#pragma unroll 1
-    for (int step = 0; step < steps; ++step) {
-        device::wait_copies<kStages - 2>();
-        __syncthreads();  // everybody's copies are there, and nobody still reads the stage that is loaded next
-        const int next = step + kStages - 1;
-        load_stage<T, WEIGHTED>(job, row_begin + next * kStageRows, row_end, tile, stage_of(next));
+    };
+    run_stages(static_cast<int>((row_end - row_begin + kStageRows - 1) / kStageRows), load, [&](int step) {
         const T* left = reinterpret_cast<const T*>(stage_of(step));
         const T* right = tile.row == tile.column ? left : left + StageLayout<T>::kPanel;
         const auto* weights = reinterpret_cast<const double*>(left + 2 * StageLayout<T>::kPanel);
         engine.template step<WEIGHTED>(left, right, weights);
         if ((step + 1) % Engine::kSlabSteps == 0) engine.end_slab();
-    }
+    });
     engine.end_slab();
-    device::wait_copies<0>();
-    __syncthreads();  // before the next unit loads into stages that a slower warp reads
 
     if (job.splits > 1) {
         double* part = job.workspace + (split * job.tiles + unit % job.tiles) * kTile * kTile;

@@ -10,6 +10,7 @@ from gradhess._backends.cupy.engine import DeviceArray
 from gradhess._backends.cupy.launch import cupy, device_errors, empty, to_host, zeros
 from gradhess._backends.cupy.moments import DeviceMoments
 from gradhess._backends.cupy.pieces import spans
+from gradhess._backends.cupy.products import row_squares
 from gradhess._backends.protocol import FLOAT64, WEIGHT, WEIGHT_SQUARES, AnyArray
 from gradhess._device_arrays import give_back
 from gradhess._gradients.device import DeviceGradients, device_rows
@@ -60,9 +61,12 @@ class DeviceResults:
                 safe = cupy().where(kept, values, 1.0)
                 return give_back(cupy().where(kept, 1.0 / safe, 0.0), self.library)
             first = int((to_host(values) <= cutoff).sum())  # in ascending order
-            half = vectors[:, first:] / cupy().sqrt(values[first:])
-            inverse = half @ half.T
-            device_backend(self.stream.place).symmetrize(inverse, 1.0, inverse)
+            with device_errors("a precision"):
+                half = vectors[:, first:] / cupy().sqrt(values[first:])
+            backend = device_backend(self.stream.place)
+            inverse = empty((int(half.shape[0]), int(half.shape[0])), FLOAT64, "a precision")
+            backend.engine.product(half, half.T, inverse)
+            backend.symmetrize(inverse, 1.0, inverse)
             return give_back(inverse, self.library)
 
     def eigh(self, k: int, ddof: int) -> tuple[Any, Any]:
@@ -97,7 +101,7 @@ class DeviceResults:
                 f"X has {rows.n_parameters} columns, but the rows seen have {state.n_parameters}"
             )
         xp = cupy()
-        with self.stream.ordered():
+        with self.stream.ordered(), device_errors("distances"):
             values, vectors, cutoff, centre = self._spectrum(ddof)
             scale = 1.0 / xp.sqrt(xp.where(values > cutoff, values, np.inf))
             out = empty(rows.n_samples, FLOAT64, "distances")
@@ -107,9 +111,10 @@ class DeviceResults:
                 backend.materialize(rows.slice(start, stop), formed)
                 rotated = formed - centre
                 if vectors is not None:
-                    rotated = rotated @ vectors
+                    plain, rotated = rotated, empty(rotated.shape, FLOAT64, "rotated rows")
+                    backend.engine.product(plain, vectors, rotated)
                 rotated *= scale
-                out[start:stop] = (rotated * rotated).sum(axis=1)
+                row_squares(rotated, out[start:stop])
             return give_back(out, place.library)
 
     # ---- inside --------------------------------------------------------------------------------------------------

@@ -64,9 +64,9 @@ def layer_curvature(samples: Source, *, batch_size: int = 1, label: str = "") ->
         for block in blocks(samples, ROWS):
             moments = moments or _LayerMoments(block.shape, pool)
             moments.add(block)
-    if moments is None:
-        raise InputError("samples is empty: there is nothing to take the mean of")
-    return moments.finish(size, label)
+        if moments is None:
+            raise InputError("samples is empty: there is nothing to take the mean of")
+        return moments.finish(size, label)
 
 
 class _LayerMoments:
@@ -113,7 +113,7 @@ class _LayerMoments:
 
     def finish(self, batch_size: int, label: str) -> Curvature:
         n = self.n_samples
-        H, M, C = (self._sums.matrix(i, 1.0 / n) for i in range(3))
+        H, M, C = self._pool.map(lambda i: self._sums.matrix(i, 1.0 / n), range(3))
         mean = self._gradient.ravel() / n
         for i, value in enumerate(mean):  # by rows, without another (p, p) array
             C[i] -= value * mean

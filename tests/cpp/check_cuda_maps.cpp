@@ -11,6 +11,7 @@
 #include "cuda/device/warp.cuh"
 #include "cuda/dmma.cuh"
 #include "cuda/ffma.cuh"
+#include "cuda/matrix_product.cuh"
 #include "cuda/schedule.hpp"
 
 using namespace gradhess::cuda;
@@ -100,6 +101,46 @@ void check_banks() {
     check(rank::StageLayout<double>::kPitch * 8 % 16 == 0 && rank::StageLayout<float>::kPitch * 4 % 16 == 0, "pitch");
     check(rank::kStages * rank::StageLayout<double>::kBytes <= 163 << 10, "stages fit on sm_80");
     check(rank::StageLayout<double>::kBytes % 16 == 0 && rank::StageLayout<float>::kBytes % 16 == 0, "stage alignment");
+}
+
+template <bool APART>
+void check_product_panel(const char* name) {
+    using Layout = products::PanelLayout<APART>;
+    std::set<int> places;
+    for (int k = 0; k < products::kStageRows; ++k)
+        for (int entry = 0; entry < products::kTile; ++entry) places.insert(Layout::place(k, entry));
+    check(static_cast<int>(places.size()) == products::kStageRows * products::kTile, name);
+    check(*places.begin() == 0 && *places.rbegin() < Layout::kNumbers, name);
+    for (int i = 0; i < 8; ++i)
+        check(bank_conflicts(32, 8,
+                             [&](int lane) {
+                                 const Entry at = a_entry_16x16_f64(lane, i);
+                                 return 8 * Layout::place(at.column, at.row);
+                             }) == 1,
+              name);
+    for (int i = 0; i < 4; ++i)
+        check(bank_conflicts(32, 8,
+                             [&](int lane) {
+                                 const Entry at = b_entry_16x8_f64(lane, i);
+                                 return 8 * Layout::place(at.row, at.column);
+                             }) == 1,
+              name);
+    check(2 * products::kStages * Layout::kNumbers * 8 <= 163 << 10, "stages of a product fit on sm_80");
+}
+
+void check_products() {
+    check_product_panel<true>("panels whose terms lie apart");
+    check_product_panel<false>("panels whose terms lie side by side");
+    for (const Index rows : {1, 2, 11, 12, 13, 25})
+        for (const Index columns : {1, 2, 13, 40}) {
+            std::set<std::pair<Index, Index>> seen;
+            for (Index number = 0; number < rows * columns; ++number) {
+                const TilePosition tile = products::strip_tile(number, rows, columns);
+                check(tile.row >= 0 && tile.row < rows && tile.column >= 0 && tile.column < columns, "strips");
+                seen.insert({tile.row, tile.column});
+            }
+            check(static_cast<Index>(seen.size()) == rows * columns, "every tile of a product once");
+        }
 }
 
 void check_splits() {
@@ -195,6 +236,7 @@ void check_conversions() {
 int main() {
     check_fragments();
     check_banks();
+    check_products();
     check_splits();
     check_emulator();
     check_conversions();

@@ -4,7 +4,8 @@ Up to 128 parameters one kernel reads X once and sums products in float64. Above
 cores (DMMA), and float32 rows and narrower types as 16-bit planes (csrc/cuda/planes.hpp), which the row pass writes, by
 one of the schemes of ``panel``. ``products="plain"`` takes fused multiply-adds in two-level float32 sums for all of
 them instead. Losses are evaluated in the row pass, custom ones by kernels that are compiled for them; softmax, and
-custom losses that do not translate to C, give their slopes beforehand.
+custom losses that do not translate to C, give their slopes beforehand. Products of two matrices are in float64, on
+tensor cores.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from gradhess._backends.cuda.fields import (
     block_arguments,
     current_stream,
     evaluated_in_kernels,
+    factor,
     kernel_dtype,
     kernels,
 )
@@ -26,7 +28,7 @@ from gradhess._backends.cuda.panel import LARGEST_EXPONENT, CudaPanel, Scheme, s
 from gradhess._backends.cupy import layout
 from gradhess._backends.cupy.cublas_engine import scale_rows
 from gradhess._backends.cupy.engine import Accuracy, Block, DeviceArray, Panel
-from gradhess._backends.cupy.launch import empty
+from gradhess._backends.cupy.launch import device_errors, empty
 from gradhess._backends.cupy.rows import DeviceRows
 from gradhess._backends.cupy.slopes import plain, slopes
 from gradhess._backends.protocol import FLOAT32, FLOAT64, Rows
@@ -242,6 +244,28 @@ class CudaEngine:
         out = empty((rows.n_samples, rows.n_parameters), rows.compute_dtype, "rows")
         scale_rows(rows, plain(rows), slope, rows.n_samples, z=out)
         return Block(DeviceRows(out), block.weights, block.shift, block.gate, block.first_row, value)
+
+    def product(self, left: DeviceArray, right: DeviceArray, out: DeviceArray, *, add: bool = False) -> None:
+        rows, terms = (int(size) for size in left.shape)
+        columns = int(right.shape[1])
+        module = kernels()
+        with device_errors("a product"):
+            left, right = factor(left.T), factor(right)
+            size = module.matrix_product_workspace(rows, columns, terms)
+            work = empty(size, np.uint8, "partial sums of a product") if size else None
+            module.matrix_product(
+                left=left.arguments,
+                right=right.arguments,
+                rows=rows,
+                columns=columns,
+                terms=terms,
+                out=address(out),
+                row_stride=out.strides[0] // out.itemsize,
+                column_stride=out.strides[1] // out.itemsize,
+                add=add,
+                workspace=address(work),
+                stream=current_stream(),
+            )
 
     def outer_rank_update(
         self,

@@ -105,6 +105,31 @@ def block_arguments(block: Block) -> BlockArguments:
     return BlockArguments(fields, launch, kept)
 
 
+class Factor(NamedTuple):
+    """One side of a product of two matrices, as the module takes it."""
+
+    arguments: tuple[int, int, bool]
+    """Address, pitch in elements, and whether its terms lie that far apart, or side by side."""
+    kept: DeviceArray
+    """What must live until the kernel is queued."""
+
+
+def factor(array: DeviceArray) -> Factor:
+    """Of (terms, entries) float64: as it lies, where neighbours of a row, or of a column, are neighbours in memory."""
+    item = array.itemsize
+    of_terms, of_entries = array.strides
+    terms, entries = array.shape
+    if terms <= 1 or of_terms == item:
+        pitch, apart = of_entries if entries > 1 else item * terms, False
+    else:
+        apart = True
+        if entries > 1 and of_entries != item:
+            array = cupy().ascontiguousarray(array)
+            of_terms = array.strides[0]
+        pitch = of_terms
+    return Factor((address(array), pitch // item, apart), array)
+
+
 def address(array: DeviceArray | None) -> int:
     return 0 if array is None else int(array.data.ptr)
 

@@ -273,12 +273,12 @@ class CupyBackend(Products, OuterGram):
         n_rows: int | None = None,
         threads: int = 1,
     ) -> DeviceArray:
-        return pair_dependence(labels, q, input_weights, target_weights, n_rows)
+        return pair_dependence(self.engine, labels, q, input_weights, target_weights, n_rows)
 
     def kronecker_sums(
         self, A: DeviceArray, factors: Sequence[KroneckerFactor], out: DeviceArray, *, threads: int = 1
     ) -> None:
-        kronecker_sums(A, factors, out)
+        kronecker_sums(self.engine, A, factors, out)
 
 
 def _device(state: MomentState) -> DeviceMoments:

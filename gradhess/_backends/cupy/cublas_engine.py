@@ -196,6 +196,14 @@ class CublasEngine:
     def fused(self, block: Block, panel: Panel, scatter: DeviceArray) -> bool:
         return False
 
+    def product(self, left: DeviceArray, right: DeviceArray, out: DeviceArray, *, add: bool = False) -> None:
+        with device_errors("a product"):
+            found = left @ right
+            if add:
+                out += found
+            else:
+                out[...] = found
+
     def outer_rank_update(
         self,
         A: DeviceArray,

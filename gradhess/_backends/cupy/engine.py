@@ -39,6 +39,9 @@ product in TF32, about 1e-3. An engine may be more accurate than it is asked to 
 
 ACCURACIES: Final[tuple[Accuracy, ...]] = ("float32", "fp16x3", "tf32")
 
+PRODUCT_SEGMENT: Final = 1024
+"""Terms that ``Engine.product`` sums from zero: kSegmentTerms of csrc/cuda/matrix_product.cuh."""
+
 NO_BAD_ROW: Final = 2**63 - 1
 """What ``bad`` holds where every row is finite."""
 
@@ -108,6 +111,13 @@ class Engine(Protocol):
     def fused(self, block: Block, panel: Panel, scatter: DeviceArray) -> bool:
         """``prepare`` and ``rank_update`` in one read of X, for narrow rows; False, and nothing done, where the engine
         has no such kernel for the block. It depends on kind, dtypes and widths alone, never on the number of rows."""
+
+    def product(self, left: DeviceArray, right: DeviceArray, out: DeviceArray, *, add: bool = False) -> None:
+        """``out = left @ right``, or ``out += left @ right`` with ``add``: float64 matrices, of any strides.
+
+        The compiled engine sums in an order that depends on the inner size alone: the bits of an entry are those of its
+        row and its column, and a sum may be cut into calls at multiples of ``PRODUCT_SEGMENT``.
+        """
 
     def outer_rank_update(
         self,

@@ -96,6 +96,30 @@ extern "C" __global__ void predictor(const T* x, i64 n, i64 d, i64 row_stride, i
     }
 }
 
+// sums[i] = sum_j x[i, j]^2 of C-contiguous rows, in the order of the predictor.
+extern "C" __global__ void row_squares(const T* x, i64 n, i64 d, double* sums) {
+    SHARED double part[8][32];
+    const int warp = threadIdx.y;
+    const i64 i = (i64)blockIdx.x * 8 + warp;
+    if (i >= n) return;
+    EACH_LANE(lane) {
+        double sum = 0.0;
+        for (i64 j = lane; j < d; j += 32) {
+            const double value = wide(x[i * d + j]);
+            sum += value * value;
+        }
+        part[warp][lane] = sum;
+    }
+    WARP_BARRIER();
+    EACH_LANE(lane) {
+        if (lane == 0) {
+            double total = 0.0;
+            for (int other = 0; other < 32; ++other) total += part[warp][other];
+            sums[i] = total;
+        }
+    }
+}
+
 // Codes of losses: squared, logistic, poisson, huber, softmax. slope (n, k) is c l' (or c l'' if second), value c l.
 extern "C" __global__ void slopes(int loss, int second, double parameter, const double* eta, const double* y,
                                   const double* c, i64 n, i64 k, double* slope, double* value) {
@@ -402,4 +426,20 @@ extern "C" __global__ void group_sums(const T* x, i64 rows, i64 d, i64 row_strid
         sum += f * (at.j < d ? wide(x[i * row_stride + at.j * column_stride]) : 1.0);
     }
     out[g * p + at.column] = narrowed<T>(scale ? scale[g] * sum : sum);
+}
+
+// products[i, pair] = sum_t left[i, t, q] right[i, t, r] for the pairs (q, r): a thread for each entry, terms in order.
+// Without `left`, right[i, q, r].
+extern "C" __global__ void pair_products(const double* left, const double* right, i64 n, i64 terms, i64 k,
+                                         const i64* rows, const i64* columns, i64 pairs, double* products,
+                                         i64 column_blocks) {
+    const i64 pair = ((i64)blockIdx.x % column_blocks) * blockDim.x + threadIdx.x;
+    const i64 i = (i64)blockIdx.x / column_blocks;
+    if (pair >= pairs || i >= n) return;
+    const i64 q = rows[pair];
+    const i64 r = columns[pair];
+    const double* from = right + i * terms * k + r;
+    double sum = left ? 0.0 : from[q * k];
+    for (i64 t = 0; left && t < terms; ++t) sum += left[(i * terms + t) * k + q] * from[t * k];
+    products[i * pairs + pair] = sum;
 }

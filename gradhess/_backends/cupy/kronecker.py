@@ -1,4 +1,5 @@
-"""Sums of Kronecker products of small symmetric matrices and outer products of rows, by one GEMM for each factor."""
+"""Sums of Kronecker products of small symmetric matrices and outer products of rows: a product of two matrices of pairs
+for each factor."""
 
 from __future__ import annotations
 
@@ -7,29 +8,49 @@ from typing import Final
 
 import numpy as np
 
-from gradhess._backends.cupy.engine import DeviceArray
-from gradhess._backends.cupy.launch import cupy, device_errors
-from gradhess._backends.protocol import KroneckerFactor
+from gradhess._backends.cupy.engine import DeviceArray, Engine
+from gradhess._backends.cupy.launch import cupy, device_errors, empty, table
+from gradhess._backends.cupy.pieces import piece_rows, spans
+from gradhess._backends.protocol import FLOAT64, KroneckerFactor
 
 PIECE_BYTES: Final = 256 << 20
 """Of products of pairs of columns, in float64, that exist at a time."""
 
 
-def kronecker_sums(A: DeviceArray, factors: Sequence[KroneckerFactor], out: DeviceArray) -> None:
-    """See ``Backend.kronecker_sums``. The order of summation is that of cuBLAS, in pieces from the first row on."""
-    xp = cupy()
-    first, second = _pairs(int(A.shape[1]))
-    rows, columns = _pairs(int(factors[0].right.shape[2]))
-    size = max(PIECE_BYTES // (8 * int(first.shape[0])), 1)
+def kronecker_sums(
+    engine: Engine, A: DeviceArray, factors: Sequence[KroneckerFactor], out: DeviceArray
+) -> None:
+    """See ``Backend.kronecker_sums``. The order of summation is that of ``Engine.product``, in pieces from the first
+    row on."""
+    k = int(factors[0].right.shape[2])
     with device_errors("sums of Kronecker products"):
-        for start in range(0, int(A.shape[0]), size):
-            span = slice(start, start + size)
-            part = A[span]
+        first, second = _pairs(int(A.shape[1]))
+        rows, columns = _pairs(k)
+        n_pairs = int(rows.shape[0])
+        size = piece_rows(PIECE_BYTES // (8 * int(first.shape[0])))
+        for start, stop in spans(int(A.shape[0]), size):
+            part = A[start:stop]
             U = part[:, first] * part[:, second]
+            W = empty((stop - start, n_pairs), FLOAT64, "products of factors")
             for f, factor in enumerate(factors):
-                right = factor.right[span]
-                Q = right if factor.left is None else xp.matmul(factor.left[span].transpose(0, 2, 1), right)
-                out[f] += Q[:, rows, columns].T @ U
+                right = factor.right[start:stop]
+                left = None if factor.left is None else factor.left[start:stop]
+                table(
+                    "pair_products",
+                    FLOAT64,
+                    stop - start,
+                    n_pairs,
+                    left,
+                    right,
+                    stop - start,
+                    int(right.shape[1]),
+                    k,
+                    rows,
+                    columns,
+                    n_pairs,
+                    W,
+                )
+                engine.product(W.T, U, out[f], add=True)
 
 
 def _pairs(size: int) -> tuple[DeviceArray, DeviceArray]:

@@ -14,7 +14,7 @@ from gradhess._backends import registry
 from gradhess._backends.cupy import selftest
 from gradhess._backends.cupy.backend import CupyBackend
 from gradhess._backends.cupy.engine import DeviceArray
-from gradhess._backends.cupy.launch import cupy, empty, flat, to_host
+from gradhess._backends.cupy.launch import cupy, device_errors, empty, flat, to_host
 from gradhess._backends.cupy.moments import DeviceMoments, moments
 from gradhess._backends.cupy.pieces import spans
 from gradhess._backends.cupy.rows import DeviceRows
@@ -155,7 +155,8 @@ class DeviceGradients(Gradients):
                 f"it must be ({length},) or ({length}, m)"
             )
         table = array.reshape(length, -1) if array.ndim == 1 else array
-        return cupy().ascontiguousarray(table, FLOAT64), array.ndim == 1
+        with device_errors(name, int(table.size) * 8):
+            return cupy().ascontiguousarray(table, FLOAT64), array.ndim == 1
 
     def cogram(self) -> Any:
         n, p = self.shape
@@ -167,18 +168,20 @@ class DeviceGradients(Gradients):
             for top, bottom in spans(n, size):
                 upper = self._formed(backend, top, bottom)
                 for left, right in spans(top, size):
-                    tile = upper @ self._formed(backend, left, right).T
-                    out[top:bottom, left:right] = tile
+                    tile = out[top:bottom, left:right]
+                    backend.engine.product(upper, self._formed(backend, left, right).T, tile)
                     out[left:right, top:bottom] = tile.T
-                tile = upper @ upper.T
+                tile = empty((bottom - top, bottom - top), FLOAT64, "a tile of G G^T")
+                backend.engine.product(upper, upper.T, tile)
                 backend.symmetrize(tile, 1.0, tile)
                 out[top:bottom, top:bottom] = tile
             return self._back(out)
 
     def _formed(self, backend: CupyBackend, start: int, stop: int) -> DeviceArray:
         out = empty((stop - start, self.n_parameters), self.dtype, "rows")
-        backend.materialize(self.rows.slice(start, stop), out)
-        return out.astype(FLOAT64, copy=False)
+        with device_errors("rows in float64"):
+            backend.materialize(self.rows.slice(start, stop), out)
+            return out.astype(FLOAT64, copy=False)
 
     def project(self, R: Any) -> Any:
         """As ``Gradients.project``. A ``Sketch`` is made on the host, a part at a time, and copied to the device."""
@@ -193,8 +196,9 @@ class DeviceGradients(Gradients):
             out = empty((self.n_samples, R.size), FLOAT64, "a projection")
             for first, last in spans(R.nonzeros if sparse else R.size, step):
                 made = R.sparse(p, first, last).toarray() if sparse else R.columns(p, first, last)
-                columns = xp.asarray(np.ascontiguousarray(made))
-                out[:, first * width : last * width] = backend.matvec(self.rows, columns)
+                with device_errors("a projection"):
+                    columns = xp.asarray(np.ascontiguousarray(made))
+                    out[:, first * width : last * width] = backend.matvec(self.rows, columns)
             return self._back(out)
 
     def toarray(self) -> Any:

@@ -34,6 +34,7 @@ using std::isfinite;
 static void atomicMin(long long* place, long long value) { if (value < *place) *place = value; }
 """
 KERNEL = re.compile(r'extern "C" __global__ void (\w+)\(([^)]*)\)', re.DOTALL)
+BY_WARPS = ("predictor", "row_squares")  # the kernels of EACH_LANE, which is a loop here
 SCALARS = {"int": np.int32, "i64": np.int64, "double": np.float64}
 POINTERS = {"double": "float64", "i64": "int64", "signed char": "int8", "bool": "bool"}
 
@@ -147,7 +148,7 @@ class RawKernel(_Compiled):
         values = (ctypes.c_void_p * len(keep))(*(ctypes.addressof(value) for value in keep))
         sizes = [
             (ctypes.c_uint * 3)(*shape, *(1,) * (3 - len(shape)))
-            for shape in (grid, (1, *block[1:]) if self.name == "predictor" else block)
+            for shape in (grid, (1, *block[1:]) if self.name in BY_WARPS else block)
         ]
         getattr(self.module.library(), f"launch_{self.name}")(*sizes, values)
         _memory.check_all()
