@@ -20,6 +20,7 @@ TORCH_TESTS = [
     "tests/test_torch_covariance.py",
     "tests/test_torch_layers.py",
     "tests/test_torch_models.py",
+    "tests/test_torch_odd_layers.py",
     "tests/test_torch_recovery.py",
 ]
 TORCH_PEERS = [
