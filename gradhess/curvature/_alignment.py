@@ -136,3 +136,9 @@ def spread(diagonal: float, total: float, p: int) -> float:
     if diagonal == 0:
         return math.nan
     return float(np.sqrt(max(total - diagonal, 0.0) / max(p - 1, 1) / diagonal))
+
+
+def what_is_zero(C: Float64Array, H: Float64Array) -> str:
+    """Why measures of the two are 0 / 0, in words; empty if they are not."""
+    zero = [name for name, matrix in (("C", C), ("H", H)) if not matrix.any()]
+    return f"{' and '.join(zero)} {'are' if len(zero) > 1 else 'is'} zero" if zero else ""

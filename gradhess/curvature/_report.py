@@ -11,7 +11,7 @@ import numpy as np
 from gradhess import _validation as check
 from gradhess._backends.protocol import Float64Array
 from gradhess.curvature import _checks
-from gradhess.curvature._alignment import cosine, rank_correlation, share, spread, squares
+from gradhess.curvature._alignment import cosine, rank_correlation, share, spread, squares, what_is_zero
 from gradhess.curvature._commutator import Commutator, measure, rotations
 from gradhess.curvature._curvature import Curvature
 from gradhess.curvature._power_law import PowerLaw, have_a_slope, power_law_fit
@@ -67,7 +67,7 @@ class CurvatureReport:
 
     def rows(self) -> list[tuple[str, str, str]]:
         """(what, value, what to hold it against), as text, one for each line of the table."""
-        why = self._why_not_defined()
+        why = what_is_zero(self.curvature.C, self.curvature.H)
         window = f"the first, of eigenvectors {self.window[0] + 1} to {self.window[1]}"
         return [
             ("exponent of C against H", *_exponent(self.fit_C)),
@@ -93,11 +93,6 @@ class CurvatureReport:
             ("largest M_ii / (kappa lambda_i)", *_upper(self.sandwich, self.curvature.positive)),
             ("both bounds hold", "yes" if self.sandwich.holds else "NO", ""),
         ]
-
-    def _why_not_defined(self) -> str:
-        """What makes the measures of C and H 0 / 0, if they are."""
-        zero = [name for name in "CH" if not getattr(self.curvature, name).any()]
-        return f"{' and '.join(zero)} {'are' if len(zero) > 1 else 'is'} zero" if zero else ""
 
     def summary(self) -> str:
         """A table in plain text, at most 80 columns wide."""
