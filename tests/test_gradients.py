@@ -367,6 +367,8 @@ def test_explicit_rows_that_are_not_finite_are_named_as_the_argument(backend):
     assert stream.n_samples_seen_ == 1999
     with pytest.raises(gh.errors.NonFiniteError, match=r"^gradients\[1613, 2\] is nan"):
         gradient_noise_covariance(G)
+    with pytest.raises(gh.errors.InputError, match=r"^R has shape \(2, 3\)"):
+        g.project(np.ones((2, 3)))
     with pytest.raises(gh.errors.InputError, match=r"^gradients has shape \(3,\)"):
         gh.grouped(G[0], group_size=1)
 

@@ -207,6 +207,7 @@ class Gradients:
             An array of another height than p.
         """
         if not isinstance(R, Sketch):
+            check.factor(R, "R", self.n_parameters, self)  # by that name
             return self.matvec(R)
         return give_back(dual.project(self.rows, R), self.library)
 

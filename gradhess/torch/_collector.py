@@ -187,9 +187,15 @@ class GradientCollector:
         Raises
         ------
         InputError
-            They do not add up: the parameter is also used where no hook sees it.
+            They do not add up: the parameter is also used where no hook sees it; or there is nothing to differentiate.
         """
         parameters: list[Any] = list(self._names)
+        if not parameters:
+            raise InputError("there is no parameter to collect: see layers, and parameter.requires_grad_()")
+        if not loss.requires_grad:
+            raise InputError(
+                "loss does not depend on the parameters: is there a detach, or a no_grad, on the way?"
+            )
         totals = torch.autograd.grad(loss, parameters, allow_unused=True)
         self._reached |= {
             self._names[p] for p, total in zip(parameters, totals, strict=True) if total is not None
