@@ -16,10 +16,12 @@ ROOT = Path(__file__).parent
 TORCH_TESTS = [
     "tests/test_arrays_torch.py",
     "tests/test_curvature_torch.py",
+    "tests/test_curvature_torch_refuses.py",
     "tests/test_docs_informativeness.py",
     "tests/test_torch_covariance.py",
     "tests/test_torch_layers.py",
     "tests/test_torch_models.py",
+    "tests/test_torch_odd_layers.py",
     "tests/test_torch_recovery.py",
 ]
 TORCH_PEERS = [

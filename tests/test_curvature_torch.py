@@ -116,38 +116,43 @@ def test_the_bias_comes_last_in_the_row_of_its_output():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of PyTorch, in what curvlinops calls
-def test_curvlinops_agrees():
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+def test_curvlinops_agrees(activation, loss):
     """Its Hessian, Gauss-Newton matrix and empirical Fisher of the mean loss. For ReLU the first two are one."""
     curvlinops = pytest.importorskip("curvlinops", reason="curvlinops-for-pytorch does not install here")
-    net, (x, t) = network(), problem()
+    net, (x, t) = network(activation), problem()
     for parameter in net.parameters():
         parameter.requires_grad_(parameter is net[2].weight)
-    found = gt.layer_curvature(net, "2", (x, t), "cross_entropy")
-    mean = np.concatenate([g.ravel() for g in by_autograd(net, "2.weight", LOSSES["cross_entropy"], x, t)[0]])
-    mean = mean.reshape(N, -1).mean(axis=0)
-    expected = {
-        "HessianLinearOperator": found.H,
-        "GGNLinearOperator": found.H,
-        "EFLinearOperator": found.C + np.outer(mean, mean),
-    }
+    found = gt.layer_curvature(net, "2", (x, t), loss)
+    g = by_autograd(net, "2.weight", LOSSES[loss], x, t)[0]
+    theirs, y = (nn.CrossEntropyLoss(), t) if loss == "cross_entropy" else (nn.MSELoss(), one_hot(t))
 
-    for name, matrix in expected.items():
-        theirs = getattr(curvlinops, name)(net, nn.CrossEntropyLoss(), [net[2].weight], [(x, t)])
-        dense = np.asarray((theirs @ torch.eye(20, dtype=torch.float64)).detach())
-        assert np.abs(dense.reshape(20, 20) - matrix).max() <= 1000 * N * EPS * np.abs(matrix).max(), name
+    def dense(name):
+        operator = getattr(curvlinops, name)(net, theirs, [net[2].weight], [(x, y)])
+        return np.asarray((operator @ torch.eye(20, dtype=torch.float64)).detach()).reshape(20, 20)
+
+    def close(ours, matrix):
+        return np.abs(matrix - ours).max() <= 1000 * N * EPS * np.abs(matrix).max()
+
+    assert close(found.H, dense("HessianLinearOperator"))
+    assert close(found.H, dense("GGNLinearOperator")) == (activation is nn.ReLU)
+    # To it the loss of a sample is the sum of its squares, and a mean over n K of them divides only once by K.
+    times = CLASSES if loss == "mse" else 1
+    assert close(times * (found.C + np.outer(g.mean(axis=0), g.mean(axis=0))), dense("EFLinearOperator"))
 
 
 # ---- ways to hand over data and models ------------------------------------------------------------------------------
 
 
 def test_loaders_and_chunks_give_the_same(monkeypatch):
-    from gradhess.torch import _curvature
+    from gradhess.torch import _data
 
     net, (x, t) = network(), problem()
     whole = gt.layer_curvature(net, "2", (x, t))
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, t), batch_size=7)
     single = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, t), batch_size=1)
-    monkeypatch.setattr(_curvature, "CHUNK", 16)
+    monkeypatch.setattr(_data, "CHUNK", 16)
     for data in (loader, single, (x.numpy(), t.numpy()), [(x[:30], t[:30]), (x[30:], t[30:])]):
         other = gt.layer_curvature(net, net[2], data)
         assert other.n_samples == N

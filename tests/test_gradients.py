@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 import gradhess as gh
 from gradhess import losses
 from gradhess._validation import resolve_loss
+from gradhess.curvature import gradient_noise_covariance
 
 N, D, K = 700, 5, 3
 SCALAR = ["squared", "logistic", "poisson", "huber"]
@@ -341,6 +342,35 @@ def test_rows_that_are_not_finite_are_named(backend):
     problem["coef"][:] = 1.0
     with pytest.raises(gh.errors.NonFiniteError, match="gradient of row 5 overflows float64"):
         gh.glm_gradients(**problem).gram()
+
+
+def test_explicit_rows_that_are_not_finite_are_named_as_the_argument(backend):
+    G = np.ones((2000, 3))
+    G[1613, 2] = np.nan
+    g = gh.as_gradients(G)
+    for ask in (
+        g.gram,
+        g.covariance,
+        g.diagonal,
+        g.sum,
+        g.norms,
+        g.toarray,
+        g.cogram,
+        lambda: g.matvec(np.ones(3)),
+        lambda: g.project(gh.sketches.gaussian(2)),
+        lambda: gh.StreamingCovariance().partial_fit(g),
+    ):
+        with pytest.raises(gh.errors.NonFiniteError, match=r"^G\[1613, 2\] is nan") as caught:
+            ask()
+        assert caught.value.row == 1613
+    stream = gh.StreamingCovariance(on_nonfinite="skip").partial_fit(g)
+    assert stream.n_samples_seen_ == 1999
+    with pytest.raises(gh.errors.NonFiniteError, match=r"^gradients\[1613, 2\] is nan"):
+        gradient_noise_covariance(G)
+    with pytest.raises(gh.errors.InputError, match=r"^R has shape \(2, 3\)"):
+        g.project(np.ones((2, 3)))
+    with pytest.raises(gh.errors.InputError, match=r"^gradients has shape \(3,\)"):
+        gh.grouped(G[0], group_size=1)
 
 
 def test_a_softmax_hessian_names_the_row(backend):

@@ -183,3 +183,34 @@ def test_embeddings_with_sparse_gradients():
     found = covariance(model, batches(x, y), summed)
     for name, one in expected.items():
         np.testing.assert_allclose(found[name].covariance_, one.covariance_, rtol=1e-12, atol=1e-14)
+
+
+def test_loaders_models_and_losses_that_do_not_fit():
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(3, 3).double(), torch.randn(N, 3).double(), torch.randint(0, 3, (N,))
+    good = batches(x, y)
+    error, wrong = gh.errors.InputError, gh.errors.InputTypeError
+    for loader, loss, kind, message in [
+        ([], summed, error, "loader gave no batch"),
+        (None, summed, wrong, "loader must be an iterable of pairs .*NoneType"),
+        (x, summed, wrong, "not Tensor"),
+        ((x, y), summed, error, r"batch 0 of loader is a Tensor of length 6; .*\[\(inputs, targets\)\]"),
+        ([*good, (x, y, y)], summed, error, "batch 2 of loader is a tuple of length 3"),
+        (
+            [*good, (x[:, :2], y)],
+            summed,
+            error,
+            r"model does not take the inputs of batch 2 .*\(6, 2\).*mat1",
+        ),
+        (good, None, wrong, "loss must be a function .*NoneType"),
+        (good, lambda o, t: o.detach().sum(), error, "does not depend on the parameters"),
+    ]:
+        with pytest.raises(kind, match=message) as caught:
+            covariance(model, loader, loss)
+        assert isinstance(caught.value.__cause__, RuntimeError) == ("mat1" in message)
+    with pytest.raises(error, match="no parameter to collect"):
+        covariance(nn.Linear(3, 3).double().requires_grad_(False), good, summed)
+    x[5, 1] = torch.nan
+    with pytest.raises(gh.errors.NonFiniteError, match=r"batch 1 of loader, gradients of weight: ") as caught:
+        covariance(model, batches(x, y), summed)
+    assert caught.value.row == 5

@@ -293,6 +293,53 @@ def test_inputs_that_are_no_tensors(data):
         RegressionOracle(network(), Pairs(*data), 8)
 
 
+class Listed(Dataset):
+    def __init__(self, items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (
+            lambda x, y: (x[:2], y),
+            InputError,
+            r"input of sample 150 of the dataset has shape \(2,\).*has \(3,\)",
+        ),
+        (lambda x, y: (x, y.repeat(2)), InputError, r"target of sample 150 of the dataset has shape \(2,\)"),
+        (lambda x, y: (x, y, y), InputTypeError, "sample 150 of the dataset is a tuple of length 3"),
+        (lambda x, y: None, InputTypeError, "sample 150 of the dataset is a NoneType; .*pair"),
+        (lambda x, y: (x, "a"), InputTypeError, "target of sample 150 of the dataset is a str"),
+    ],
+)
+def test_samples_that_make_no_batch_are_found_at_once(data, spoil, error, message):
+    items = list(zip(*data, strict=True))
+    RegressionOracle(network(), Listed(items), 8)
+    items[150] = spoil(*items[150])
+    with pytest.raises(error, match=message):
+        RegressionOracle(network(), Listed(items), 8)
+
+
+def test_samples_of_a_shape_that_changes(data):
+    """As a random crop might: the first reading does not see it."""
+    items = list(zip(*data, strict=True))
+    oracle = RegressionOracle(network(), Listed(items), 8)
+    items[5] = items[5][0][:2], items[5][1]
+    with pytest.raises(
+        InputError, match=r"samples 4, 5 of dataset do not make a batch: .*equal size.* pad"
+    ) as caught:
+        oracle.gradient([4, 5], np.zeros(2))
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    with pytest.raises(InputError, match=r"target_noise has shape \(3,\).* shape \(2,\)"):
+        oracle.gradient([3, 4], np.zeros(3))
+
+
 def test_repr(data):
     oracle = RegressionOracle(network(), data, 8, reduction="half_mean")
     expected = "Sequential, 26 parameters, 200 samples, batch_size=8, reduction='half_mean'"

@@ -1,7 +1,7 @@
 """Batches of per-sample gradients: structured, lazy, never formed."""
 
 from gradhess._gradients.base import DenseGradients, Gradients
-from gradhess._gradients.dense import as_gradients
+from gradhess._gradients.dense import as_gradients, explicit_gradients
 from gradhess._gradients.device.deferred import synchronize
 from gradhess._gradients.glm import GlmGradients, glm_gradients
 from gradhess._gradients.gram import weighted_gram
@@ -15,6 +15,7 @@ __all__ = [
     "GroupedGradients",
     "LayerGradients",
     "as_gradients",
+    "explicit_gradients",
     "glm_gradients",
     "grouped",
     "layer_gradients",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -206,6 +207,7 @@ class Gradients:
             An array of another height than p.
         """
         if not isinstance(R, Sketch):
+            check.factor(R, "R", self.n_parameters, self)  # by that name
             return self.matvec(R)
         return give_back(dual.project(self.rows, R), self.library)
 
@@ -290,6 +292,20 @@ class Gradients:
 def scatter_of(moments: BatchMoments) -> AnyArray:
     assert moments.scatter is not None
     return moments.scatter
+
+
+@dataclass(slots=True)
+class ExplicitRows(Rows):
+    """Rows that the caller has as an array, and knows by a name."""
+
+    name: str = "G"
+
+    def take(self, which: Any) -> Rows:
+        return ExplicitRows(self.X[which], name=self.name)
+
+    def nonfinite_entry(self, index: int, row: int) -> str | None:
+        found = Rows.nonfinite_entry(self, index, row)
+        return None if found is None else self.name + found.removeprefix("X")
 
 
 class DenseGradients(Gradients):

@@ -8,9 +8,8 @@ import numpy as np
 
 from gradhess import _validation as check
 from gradhess._arrays import library_of
-from gradhess._backends.protocol import Rows
 from gradhess._device_arrays import on_device
-from gradhess._gradients.base import DenseGradients, Gradients
+from gradhess._gradients.base import DenseGradients, ExplicitRows, Gradients
 from gradhess._gradients.device.make import as_device_gradients
 
 
@@ -35,8 +34,13 @@ def as_gradients(G: Any) -> Gradients:
     InputError, InputTypeError
         Not two-dimensional, no columns, or not real numbers.
     """
-    if isinstance(G, Gradients):
-        return G
-    if type(G) is not np.ndarray and on_device(G):
-        return as_device_gradients(G)
-    return DenseGradients(Rows(check.matrix(G, "G")), library_of(G))
+    return explicit_gradients(G, "G")
+
+
+def explicit_gradients(value: Any, name: str) -> Gradients:
+    """``as_gradients`` of an argument of that name, which its messages give."""
+    if isinstance(value, Gradients):
+        return value
+    if type(value) is not np.ndarray and on_device(value):
+        return as_device_gradients(value, name)
+    return DenseGradients(ExplicitRows(check.matrix(value, name), name=name), library_of(value))

@@ -12,7 +12,7 @@ from gradhess._backends.grouped_rows import GroupedRows
 from gradhess._backends.groups import Groups
 from gradhess._backends.protocol import Float64Array
 from gradhess._gradients.base import DenseGradients, Gradients
-from gradhess._gradients.dense import as_gradients
+from gradhess._gradients.dense import explicit_gradients
 from gradhess._gradients.device.base import DeviceGradients
 from gradhess._gradients.device.make import device_grouped
 from gradhess._gradients.glm import GlmGradients
@@ -91,7 +91,7 @@ def grouped(
     >>> g = gradhess.grouped(gradhess.glm_gradients(X, y, coef), batches, scale=1 / 100)
     >>> g.covariance(ddof=1)  # the noise of stochastic gradients, from one pass
     """
-    source = as_gradients(gradients)
+    source = explicit_gradients(gradients, "gradients")
     if isinstance(source, DeviceGradients):
         # The same methods: typed as what arrays on the host would give.
         return cast(

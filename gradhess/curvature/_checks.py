@@ -15,6 +15,9 @@ from gradhess.errors import InputError, InputTypeError
 ASYMMETRY: Final = 1e-5
 """Largest ``|A - A^T|`` over ``max |A|`` that passes for rounding: matrices computed in float32 have 1e-6 or so."""
 
+MODERATE: Final = 1e75
+"""A matrix with a largest entry of up to this, or from its inverse on, is squared as it is."""
+
 TILE: Final = 128
 
 
@@ -57,6 +60,17 @@ def symmetric_pair(first: Any, second: Any, names: tuple[str, str]) -> tuple[Flo
             f"{names[0]} has shape {left.shape}, but {names[1]} has shape {right.shape}: they must agree"
         )
     return left, right
+
+
+def of_moderate_size(array: Float64Array) -> Float64Array:
+    """Itself, or times the power of two that keeps squares of its entries, and their sums, within float64.
+
+    For measures that do not depend on scale, which this changes by no bit.
+    """
+    size = float(np.abs(array).max(initial=0.0))
+    if size == 0 or 1 / MODERATE < size < MODERATE:
+        return array
+    return np.asarray(np.ldexp(array, -math.frexp(size)[1]))
 
 
 def vector(value: Any, name: str) -> Float64Array:

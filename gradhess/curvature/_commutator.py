@@ -52,8 +52,8 @@ def commutator(
     -------
     Commutator
         ``(value, baseline)``: the measure, and an array (n_baseline,) of the same measure for ``R C R^T`` with R from
-        the uniform (Haar) distribution over rotations: both spectra stay, the eigenvectors share nothing. NaN where C
-        or H is zero.
+        the uniform (Haar) distribution over rotations: both spectra stay, the eigenvectors share nothing. All are NaN
+        where they are not defined: C or H is zero (within the window), or, under the first norm, CH is.
 
     Raises
     ------
@@ -73,6 +73,8 @@ def commutator(
 
     values, vectors = eigenbasis(hessian)
     values, vectors = values[i0:i1], vectors[:, i0:i1]
+    # The measures do not depend on scale; their squares are to stay within float64.
+    values, covariance = _checks.of_moderate_size(values), _checks.of_moderate_size(covariance)
     inside = vectors.T @ covariance @ vectors
     baseline = [measure(rotated, values, norm) for rotated in rotations(inside, count, generator)]
     return Commutator(measure(inside, values, norm), np.array(baseline))

@@ -21,6 +21,8 @@ from gradhess.curvature._samples import LayerSamples
 from gradhess.errors import InputError, NonFiniteError
 from gradhess.losses import Loss
 
+LARGE: Final = 1e35
+"""Entries of X from which on they alone may be why M, of the fourth power of X, overflows."""
 CHUNK_ENTRIES: Final = 1 << 20
 """Entries of X in a chunk: 8 MiB, so that the second and third use of a chunk find it in the cache."""
 
@@ -58,7 +60,7 @@ def glm_curvature(
     InputError, InputTypeError
         As ``glm_gradients``; no rows; a custom loss without a second derivative.
     NonFiniteError
-        A row is not finite; ``row`` is the first.
+        A row is not finite, or is so large that H, M or C overflows; ``row`` is the first.
     ResultTooLargeError
         The matrices would not fit in memory.
     """
@@ -88,10 +90,13 @@ def _scalar(rows: Rows, loss: Loss, spans: list[tuple[int, int]], batch_size: in
     for start, stop in spans:
         x, eta = _features(rows, start, stop)
         labels = rows.y[start:stop]
-        s = loss.second_derivative(eta[:, 0], labels)
-        lengths = np.einsum("pi,pi->p", x, x)
-        stiffness = s * lengths
-        _refuse(start, np.isfinite(stiffness) & np.isfinite(labels))
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found by its row
+            s = loss.second_derivative(eta[:, 0], labels)
+            slopes = loss.derivative(eta[:, 0], labels)
+            lengths = np.einsum("pi,pi->p", x, x)
+            stiffness = s * lengths
+            traces = stiffness * stiffness + slopes * slopes * lengths  # of h^2 and g g^T
+        _refuse(rows, start, eta, np.isfinite(traces) & np.isfinite(labels))
         try:
             covariance.partial_fit(
                 glm_gradients(
@@ -100,7 +105,7 @@ def _scalar(rows: Rows, loss: Loss, spans: list[tuple[int, int]], batch_size: in
                 )
             )  # fmt: skip
         except NonFiniteError as error:
-            _refuse(start, np.arange(stop - start) != error.row)
+            raise _error(rows, start + error.row, eta[error.row]) from None
         weighted_gram(x, s, out=H)
         weighted_gram(x, s * stiffness, out=M)
         kappa = max(kappa, float(np.abs(stiffness).max()))
@@ -118,11 +123,15 @@ def _softmax(rows: Rows, spans: list[tuple[int, int]], batch_size: int) -> Curva
         assert rows.y is not None
         for start, stop in spans:
             x, eta = _features(rows, start, stop)
-            _refuse(start, np.isfinite(x).all(axis=1) & np.isfinite(eta).all(axis=1))
+            _refuse(rows, start, eta, np.isfinite(x).all(axis=1) & np.isfinite(eta).all(axis=1))
             errors, S = cross_entropy(eta, rows.y[start:stop].astype(np.intp))
             yield LayerSamples(x, errors, S, None, positive=True)
 
-    return layer_curvature(samples, batch_size=batch_size)
+    try:
+        return layer_curvature(samples, batch_size=batch_size)
+    except NonFiniteError as error:
+        _, eta = _features(rows, error.row, error.row + 1)
+        raise _error(rows, error.row, eta[0]) from None
 
 
 def _features(rows: Rows, start: int, stop: int) -> tuple[Float64Array, Float64Array]:
@@ -137,10 +146,31 @@ def _features(rows: Rows, start: int, stop: int) -> tuple[Float64Array, Float64A
     return x, eta
 
 
-def _refuse(start: int, good: Any) -> None:
+def _refuse(rows: Rows, start: int, eta: Float64Array, good: Any) -> None:
+    """NonFiniteError at the first row that is not good, of those from ``start`` on, with predictors ``eta``."""
     flags = as_numpy(good, "rows")
     if not flags.all():
-        row = start + int(np.argmin(flags))
-        raise NonFiniteError(
-            row, f"row {row} of X, or its label, holds NaN or infinity, or overflows; drop such rows"
+        index = int(np.argmin(flags))
+        raise _error(rows, start + index, eta[index])
+
+
+def _error(rows: Rows, row: int, eta: Float64Array) -> NonFiniteError:
+    """What is wrong with a row: an entry, the linear predictor, or the size of what it adds to H, M and C."""
+    entry = rows.nonfinite_entry(row, row)
+    if entry is not None:
+        return NonFiniteError(row, f"{entry}; drop such rows")
+    assert rows.coef is not None
+    assert rows.y is not None
+    size = float(np.abs(rows.X[row].astype(np.float64)).max())
+    sizes = (
+        f"entries of X up to {size:.3g}, of coef up to {float(np.abs(rows.coef).max()):.3g}, "
+        f"y {float(rows.y[row]):.3g}"
+    )
+    if not np.isfinite(eta).all():
+        return NonFiniteError(
+            row, f"row {row} of X times coef overflows float64 ({sizes}); rescale X or coef"
         )
+    todo = "check coef and y"
+    if size > LARGE:
+        todo = "divide X by a number c and multiply coef by it, which divides H and C by c^2 and M by c^4"
+    return NonFiniteError(row, f"row {row} of X overflows H, M or C ({sizes}); {todo}")

@@ -14,8 +14,8 @@ from gradhess.curvature import _checks
 from gradhess.curvature._curvature import Curvature
 from gradhess.curvature._extremes import all_positive, largest_eigenvalue
 from gradhess.curvature._kronecker import KroneckerSums
-from gradhess.curvature._samples import LayerSamples, Source, blocks
-from gradhess.errors import InputError
+from gradhess.curvature._samples import OVERFLOW, LayerSamples, Source, blocks
+from gradhess.errors import InputError, NonFiniteError
 
 ROWS: Final = 4 * WIDE_SLAB_ROWS
 """Samples whose factors are formed at a time. Whole slabs, so that it changes no bits how the samples come."""
@@ -48,6 +48,8 @@ def layer_curvature(samples: Source, *, batch_size: int = 1, label: str = "") ->
     ------
     InputError
         No samples; pieces of different layers.
+    NonFiniteError
+        The square of a sample's Hessian or gradient overflows; ``row`` counts over all pieces.
     ResultTooLargeError
         The matrices would not fit in memory; ``layer_spectrum`` does without them.
 
@@ -83,6 +85,12 @@ class _LayerMoments:
     def add(self, samples: LayerSamples) -> None:
         """Add some samples."""
         lengths = samples.squared_lengths()
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found by its row
+            self._add(samples, lengths)
+        self.positive = self.positive and all_positive(samples)
+        self.n_samples += samples.n_samples
+
+    def _add(self, samples: LayerSamples, lengths: Float64Array) -> None:
         a, b = np.ascontiguousarray(samples.activations), np.ascontiguousarray(samples.errors)
         S = np.ascontiguousarray(samples.core)
         # h = Q (x) a a^T and h^2 = ||a||^2 Q^2 (x) a a^T, of which Q = F'(SF) and Q^2 = (SF)'(F F')(SF), with few rows.
@@ -94,22 +102,29 @@ class _LayerMoments:
 
             def multiply(start: int) -> None:
                 rows = slice(start, start + PIECE_ROWS)
-                np.matmul(S[rows], F[rows], out=left[rows])
-                N = (F[rows] @ F[rows].transpose(0, 2, 1)) * lengths[rows, np.newaxis, np.newaxis]
-                np.matmul(N, left[rows], out=right[rows])
+                with np.errstate(over="ignore", invalid="ignore"):  # of this thread
+                    np.matmul(S[rows], F[rows], out=left[rows])
+                    N = (F[rows] @ F[rows].transpose(0, 2, 1)) * lengths[rows, np.newaxis, np.newaxis]
+                    np.matmul(N, left[rows], out=right[rows])
 
             for _ in self._pool.map(multiply, range(0, len(a), PIECE_ROWS)):
                 pass
+        squares = np.einsum("prk,prk->p", left, right) * lengths  # ||h||_F^2 = tr h^2
+        # No entry of h^2 or g g^T is larger than its trace, since neither has negative eigenvalues.
+        self._refuse_overflow(squares + np.einsum("pk,pk->p", b, b) * lengths)
         h = KroneckerFactor(S) if F is None else KroneckerFactor(left, F)
         self._sums.add(
             a, [h, KroneckerFactor(right, left), KroneckerFactor(b[:, np.newaxis], b[:, np.newaxis])]
         )
         gradient = registry.active().rmatvec(Rows(a), b, threads=registry.num_threads())
         self._gradient += gradient.T
-        squares = np.einsum("prk,prk->p", left, right) * lengths  # ||h||_F^2
         self._find_largest(samples, lengths, np.sqrt(np.maximum(squares, 0.0)))
-        self.positive = self.positive and all_positive(samples)
-        self.n_samples += samples.n_samples
+
+    def _refuse_overflow(self, traces: Float64Array) -> None:
+        good = np.isfinite(traces)
+        if not good.all():
+            row = self.n_samples + int(np.argmin(good))
+            raise NonFiniteError(row, OVERFLOW.format(row=row))
 
     def finish(self, batch_size: int, label: str) -> Curvature:
         n = self.n_samples
@@ -118,6 +133,8 @@ class _LayerMoments:
         for i, value in enumerate(mean):  # by rows, without another (p, p) array
             C[i] -= value * mean
         C /= batch_size
+        if n == 1:
+            C[:] = 0.0  # not the rounding of a difference
         return Curvature(H, M, C, self.kappa_max, self.positive, n, batch_size, label)
 
     def _find_largest(self, samples: LayerSamples, lengths: Float64Array, bound: Float64Array) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from gradhess._gradients import Gradients, as_gradients
+from gradhess._gradients import Gradients, explicit_gradients
 from gradhess.curvature import _checks
 from gradhess.errors import InputError
 
@@ -45,7 +45,7 @@ def gradient_noise_covariance(gradients: Any, *, batch_size: int = 1) -> Any:
     further factor ``(n - B) / (n - 1)``.
     """
     size = _checks.batch_size(batch_size)
-    rows: Gradients = as_gradients(gradients)
+    rows: Gradients = explicit_gradients(gradients, "gradients")
     if rows.n_samples == 0:
         raise InputError("gradients has no rows, so no covariance")
     covariance = rows.covariance()

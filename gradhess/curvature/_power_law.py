@@ -105,10 +105,18 @@ def power_law_fit(
     x, y = np.log10(hessian[order]), np.log10(covariance[order])
     if not have_a_slope(hessian[order]):
         raise InputError(
-            f"a slope needs at least two points with positive h and c and different h, and there are {x.size} "
-            f"of {hessian.size}"
+            f"no slope: {_what_is_left(hessian, covariance, x.size)}, and a line needs two points of different h"
         )
     return _line(x, y)
+
+
+def _what_is_left(h: Float64Array, c: Float64Array, n_left: int) -> str:
+    """For people who wonder where their points are."""
+    positive = int(((h > 0) & (c > 0)).sum())
+    found = f"of {h.size} points {positive} {'has' if positive == 1 else 'have'} positive h and c"
+    if n_left < positive:
+        return f"{found}, of which the settings leave {n_left}"
+    return f"{found}, with h equal but for rounding" if n_left > 1 else found
 
 
 def _line(x: Float64Array, y: Float64Array) -> PowerLaw:
@@ -122,6 +130,6 @@ def _line(x: Float64Array, y: Float64Array) -> PowerLaw:
         exponent=slope,
         stderr=math.sqrt(rss / (n - 2) / sxx) if n > 2 else math.nan,
         intercept=float(y.mean() - slope * x.mean()),
-        r_squared=1.0 - rss / syy if syy > 0 else math.nan,
+        r_squared=max(1.0 - rss / syy, 0.0) if syy > 0 else math.nan,
         n_used=n,
     )

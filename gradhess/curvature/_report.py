@@ -11,7 +11,7 @@ import numpy as np
 from gradhess import _validation as check
 from gradhess._backends.protocol import Float64Array
 from gradhess.curvature import _checks
-from gradhess.curvature._alignment import cosine, rank_correlation, spread, squares
+from gradhess.curvature._alignment import cosine, rank_correlation, share, spread, squares, what_is_zero
 from gradhess.curvature._commutator import Commutator, measure, rotations
 from gradhess.curvature._curvature import Curvature
 from gradhess.curvature._power_law import PowerLaw, have_a_slope, power_law_fit
@@ -21,7 +21,7 @@ from gradhess.errors import InputTypeError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CurvatureReport:
-    """What ``analyze`` found. NaN where a number is not defined, as for a layer that never fires.
+    """What ``analyze`` found. NaN where a number is not defined, as for a layer that never fires: C or H is zero.
 
     Attributes
     ----------
@@ -67,24 +67,29 @@ class CurvatureReport:
 
     def rows(self) -> list[tuple[str, str, str]]:
         """(what, value, what to hold it against), as text, one for each line of the table."""
+        why = what_is_zero(self.curvature.C, self.curvature.H)
+        window = f"the first, of eigenvectors {self.window[0] + 1} to {self.window[1]}"
         return [
             ("exponent of C against H", *_exponent(self.fit_C)),
             ("exponent of M against H", *_exponent(self.fit_M)),
-            ("rank correlation of C_ii and lambda_i", _number(self.rank_correlation), ""),
-            ("commutator / ||CH||", *_commutator(self.commutator)),
-            ("commutator / (||C|| ||H||)", *_commutator(self.commutator_product)),
-            (
-                f"the first, of eigenvectors {self.window[0] + 1} to {self.window[1]}",
-                *_commutator(self.commutator_window),
-            ),
-            (
+            _row("rank correlation of C_ii and lambda_i", self.rank_correlation, "", "not two that differ"),
+            ("commutator / ||CH||", *_commutator(self.commutator, why)),
+            ("commutator / (||C|| ||H||)", *_commutator(self.commutator_product, why)),
+            (window, *_commutator(self.commutator_window, why or "C or H is zero there")),
+            _row(
                 "share of C on the diagonal",
-                _number(self.recovery),
+                self.recovery,
                 f"{_number(self.recovery_by_chance)} by chance",
+                why,
             ),
-            ("off-diagonal over diagonal", _number(self.offdiagonal_ratio), ""),
-            ("cosine of C and M", _number(self.cosine_CM), f"{_number(self.cosine_CH)} of C and H"),
-            ("smallest M_ii / lambda_i^2", _number(self.sandwich.lower), "at least 1"),
+            _row("off-diagonal over diagonal", self.offdiagonal_ratio, "", why),
+            _row("cosine of C and M", self.cosine_CM, f"{_number(self.cosine_CH)} of C and H", why),
+            _row(
+                "smallest M_ii / lambda_i^2",
+                self.sandwich.lower,
+                "at least 1",
+                "no eigenvalue above rounding",
+            ),
             ("largest M_ii / (kappa lambda_i)", *_upper(self.sandwich, self.curvature.positive)),
             ("both bounds hold", "yes" if self.sandwich.holds else "NO", ""),
         ]
@@ -178,15 +183,17 @@ def analyze(
     settings = {"trim_percentile": trim_percentile, "fit_fraction": fit_fraction}
     real = np.flatnonzero(d.H[:used] > d.floor)
 
+    # What follows does not depend on scale; squares are to stay within float64.
+    C, eigenvalues = _checks.of_moderate_size(curvature.C), _checks.of_moderate_size(d.H)
     vectors = curvature.eigenvectors
-    K = vectors.T @ curvature.C @ vectors
+    K = vectors.T @ C @ vectors
     generator = _checks.generator(rng)
-    relative, product = _commutators(K, d.H, count, generator)
+    relative, product = _commutators(K, eigenvalues, count, generator)
     i0, i1 = _checks.window((0, used) if window is None else window, p)
-    within, _ = _commutators(K[i0:i1, i0:i1], d.H[i0:i1], count, generator)
+    within, _ = _commutators(K[i0:i1, i0:i1], eigenvalues[i0:i1], count, generator)
     diagonal, total = squares(K)
-    trace = float(np.trace(curvature.C))
-    known = total > 0
+    trace = float(np.trace(C))
+    known = total > 0 and bool(curvature.H.any())
     return CurvatureReport(
         curvature=curvature,
         rank=int((np.abs(d.H) > d.floor).sum()),
@@ -198,8 +205,8 @@ def analyze(
         commutator_product=product,
         window=(i0, i1),
         commutator_window=within,
-        offdiagonal_ratio=spread(diagonal, total, p),
-        recovery=diagonal / total if known else np.nan,
+        offdiagonal_ratio=spread(diagonal, total, p) if known else np.nan,
+        recovery=share(diagonal, total) if known else np.nan,
         recovery_by_chance=(2.0 + trace * trace / total) / (p + 2) if known else np.nan,
         cosine_CM=cosine(curvature.C, curvature.M),
         cosine_CH=cosine(curvature.C, curvature.H),
@@ -233,17 +240,26 @@ def _number(value: float) -> str:
 def _exponent(fit: PowerLaw | None) -> tuple[str, str]:
     if fit is None:
         return "-", "no two points"
-    error = "no standard error" if np.isnan(fit.stderr) else f"± {fit.stderr:.3f}"
+    error = "± unknown" if np.isnan(fit.stderr) else f"± {fit.stderr:.3f}"
     return f"{fit.exponent:.3f}", f"{error}, R² {fit.r_squared:.4f}, {fit.n_used} points"
 
 
-def _commutator(found: Commutator) -> tuple[str, str]:
-    if not found.baseline.size or np.isnan(found.value):
+def _row(what: str, value: float, against: str, why_not: str) -> tuple[str, str, str]:
+    """``why_not`` for a value that is not defined."""
+    return what, _number(value), why_not if np.isnan(value) else against
+
+
+def _commutator(found: Commutator, why_not: str) -> tuple[str, str]:
+    if np.isnan(found.value):
+        return _number(found.value), why_not
+    if not found.baseline.size:
         return _number(found.value), ""
     return _number(found.value), f"{found.baseline.mean():.3g} ± {found.baseline.std():.1g} rotated at random"
 
 
 def _upper(found: Sandwich, positive: bool | None) -> tuple[str, str]:
     if found.upper is None:
-        return "-", "" if positive else "not known" if positive is None else "some Hessian is indefinite"
+        if positive:
+            return "-", "no eigenvalue above rounding"
+        return "-", "not known" if positive is None else "some Hessian is indefinite"
     return _number(found.upper), "at most 1"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,11 @@ import numpy.typing as npt
 from gradhess._arrays import as_numpy
 from gradhess._backends.protocol import Float64Array
 from gradhess.errors import InputError, InputTypeError, NonFiniteError
+
+OVERFLOW: Final = (
+    "the square of the Hessian or of the gradient of sample {row} overflows float64, though what they are made of does "
+    "not; divide the inputs, or the loss, of all samples by the same number"
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

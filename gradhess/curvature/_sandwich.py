@@ -22,7 +22,7 @@ class Sandwich:
     holds : bool
         Whether both bounds hold to rounding at every index (the upper one only where it applies).
     lower : float
-        Smallest ``M_ii / lambda_i^2``, at least 1; NaN where no eigenvalue is above rounding.
+        Smallest ``M_ii / lambda_i^2``, at least 1 but for rounding; NaN where no eigenvalue is above rounding.
     lower_index : int or None
         Where.
     upper : float or None
@@ -64,7 +64,7 @@ def sandwich_check(curvature: Curvature | Diagonals) -> Sandwich:
     largest = max(float(np.abs(d.M).max(initial=0.0)), float(np.square(d.H).max(initial=0.0)))
     holds = bool((np.square(d.H) <= d.M + tolerance * largest).all())
 
-    usable = np.flatnonzero(np.abs(d.H) > d.floor)
+    usable = np.flatnonzero((np.abs(d.H) > d.floor) & (np.square(d.H) > 0))
     lower, lower_index = np.nan, None
     if usable.size:
         ratios = d.M[usable] / np.square(d.H[usable])

@@ -11,8 +11,8 @@ from gradhess._backends.protocol import Float64Array
 from gradhess.curvature import _checks
 from gradhess.curvature._curvature import Diagonals
 from gradhess.curvature._extremes import all_positive, largest_eigenvalue
-from gradhess.curvature._samples import Source, chunks, repeatable
-from gradhess.errors import InputError
+from gradhess.curvature._samples import OVERFLOW, LayerSamples, Source, chunks, repeatable
+from gradhess.errors import InputError, NonFiniteError
 
 ENTRIES: Final = 1 << 22
 """Entries of ``V_i a_p``, over samples and eigenvectors, that are formed at a time: 32 MiB."""
@@ -48,6 +48,8 @@ def layer_spectrum(
     ------
     InputError
         No samples; k not in 1, ..., p - 1; an iterator; no convergence.
+    NonFiniteError
+        The square of a sample's Hessian or gradient overflows; ``row`` counts over all pieces.
     """
     size = _checks.batch_size(batch_size)
     source = repeatable(samples)
@@ -72,11 +74,25 @@ def _look(source: Source) -> tuple[tuple[int, int], int, bool]:
     n, shape, positive = 0, (0, 0), True
     for piece in chunks(source):
         shape = piece.shape
+        _refuse_overflow(piece, n)
         n += piece.n_samples
         positive = positive and all_positive(piece)
     if n == 0:
         raise InputError("samples is empty: there is nothing to take the mean of")
     return shape, n, positive
+
+
+def _refuse_overflow(piece: LayerSamples, first: int) -> None:
+    """By ``||h|| <= ||a||^2 ||F||^2 ||S||``, which needs no h."""
+    with np.errstate(over="ignore"):
+        lengths = piece.squared_lengths()
+        size = lengths * np.sqrt(np.square(piece.core).sum(axis=(1, 2)))
+        if piece.factor is not None:
+            size *= np.square(piece.factor).sum(axis=(1, 2))
+        good = np.isfinite(np.square(size) + lengths * np.square(piece.errors).sum(axis=1))
+    if not good.all():
+        row = first + int(np.argmin(good))
+        raise NonFiniteError(row, OVERFLOW.format(row=row))
 
 
 def _lanczos(

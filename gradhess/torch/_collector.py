@@ -16,7 +16,7 @@ from gradhess import _validation as check
 from gradhess._gradients.base import Gradients
 from gradhess.errors import InputError, InputTypeError
 from gradhess.torch import _pieces
-from gradhess.torch._modules import SUPPORTED, has_samples, rule_of
+from gradhess.torch._modules import SUPPORTED, described, has_samples, rule_of
 
 
 @dataclass(slots=True)
@@ -35,6 +35,8 @@ class _Pass:
 
     n_samples: int
     calls: list[_Call] = field(default_factory=list)
+    closed: bool = False
+    """Whether no backward pass is expected any more."""
 
     @property
     def was_differentiated(self) -> bool:
@@ -59,7 +61,8 @@ class GradientCollector:
         With ``"mean"`` the division by the batch size n is undone: rows are multiplied by n.
     on_unsupported : {"error", "skip"}
         What to do about parameters of other modules than Linear, Conv1d, Conv2d, Embedding and LayerNorm, or that are
-        used outside the forward pass of their module.
+        used outside the forward pass of their module, or from which a weight is made first (weight normalisation,
+        pruning).
 
     Attributes
     ----------
@@ -73,7 +76,8 @@ class GradientCollector:
     ------
     InputError
         A parameter to collect belongs to an unsupported module (unless skipped), an unknown layer, a layer whose
-        input has another first axis than the model's, or one that is changed in place after the layer used it.
+        input has another first axis than the model's, or one that is changed in place after the layer used it;
+        reentrant checkpoints where one backward pass is of several forward passes.
     InputTypeError
         Arguments of another type; a complex parameter.
 
@@ -82,7 +86,12 @@ class GradientCollector:
     Several forward and backward passes within the context are several batches, one after another, as in gradient
     accumulation. Forward passes that nothing differentiates, and parameters with ``requires_grad=False``, are left
     out. A module that is called several times in a forward pass, and a parameter that several modules share, have the
-    sum of their contributions.
+    sum of their contributions. Call the model as a whole: parts of it that are called by themselves belong to one batch
+    until one that was differentiated is called again. Checkpointed layers, which are run again for the backward pass,
+    are known as such; what other hooks take or return is what counts.
+
+    Samples cannot be told from positions where there are as many of them: give an embedding of positions ids of shape
+    (n, T), not (T,).
 
     Where a layer mixes samples (batch normalisation in training), no gradient is that of one sample's loss: row i is
     then the derivative of the whole loss by way of what sample i went through.
@@ -114,6 +123,7 @@ class GradientCollector:
         self._names: dict[Tensor, str] = {}
         self._owners: list[nn.Module] = []
         self._passes: list[_Pass] = []
+        self._replayed: list[_Call] = []
         self._depth = 0
         self._handles: list[RemovableHandle] = []
         self._reached: set[str] = set()
@@ -123,13 +133,17 @@ class GradientCollector:
     def __enter__(self) -> Self:
         if self._handles:
             raise InputError("this collector is in use already; make one for each model")
-        self._passes, self._reached, self._gradients, self._depth = [], set(), None, 0
+        self._passes, self._replayed, self._reached, self._gradients, self._depth = [], [], set(), None, 0
         self._choose_parameters()
         model = self._model
         self._handles = [
             model.register_forward_pre_hook(self._before_model, prepend=True, with_kwargs=True),
             model.register_forward_hook(self._after_model, always_call=True),
-            *(owner.register_forward_hook(self._after_layer, with_kwargs=True) for owner in self._owners),
+            # First of all hooks: those of others may return another output than that of the layer.
+            *(
+                owner.register_forward_hook(self._after_layer, prepend=True, with_kwargs=True)
+                for owner in self._owners
+            ),
             *(_when_accumulated(p, partial(self._note_reached, name)) for p, name in self._names.items()),
         ]
         return self
@@ -149,6 +163,7 @@ class GradientCollector:
 
     def pieces(self) -> dict[str, _pieces.Piece]:
         """What ``gradients`` is made of."""
+        self._check_replayed()
         passes = [one for one in self._passes if one.was_differentiated]
         by_pass = [self._contributions(one) for one in passes]
         found: dict[str, _pieces.Piece] = {}
@@ -172,9 +187,15 @@ class GradientCollector:
         Raises
         ------
         InputError
-            They do not add up: the parameter is also used where no hook sees it.
+            They do not add up: the parameter is also used where no hook sees it; or there is nothing to differentiate.
         """
         parameters: list[Any] = list(self._names)
+        if not parameters:
+            raise InputError("there is no parameter to collect: see layers, and parameter.requires_grad_()")
+        if not loss.requires_grad:
+            raise InputError(
+                "loss does not depend on the parameters: is there a detach, or a no_grad, on the way?"
+            )
         totals = torch.autograd.grad(loss, parameters, allow_unused=True)
         self._reached |= {
             self._names[p] for p, total in zip(parameters, totals, strict=True) if total is not None
@@ -210,12 +231,13 @@ class GradientCollector:
             for parameter in module.parameters(recurse=False)
             if parameter.requires_grad
         }
-        unsupported: dict[Tensor, nn.Module] = {}
+        unsupported: dict[Tensor, str] = {}
         for module in self._model.modules():
-            if rule_of(module) is None:
-                unsupported |= {p: module for p in module.parameters(recurse=False) if p in wanted}
+            for local, p in module.named_parameters(recurse=False):
+                if p in wanted and rule_of(module, local) is None:
+                    unsupported[p] = described(module, local)
         if unsupported and not self._skip:
-            listed = ", ".join(f"{names[p]} ({type(module).__name__})" for p, module in unsupported.items())
+            listed = ", ".join(f"{names[p]} ({what})" for p, what in unsupported.items())
             raise InputError(
                 f"no per-sample gradients for {listed}: supported are {SUPPORTED}. Choose layers=..., or pass "
                 "on_unsupported='skip'"
@@ -241,7 +263,7 @@ class GradientCollector:
             first = _first_tensor((*arguments, *named.values()))
             if first is None or first.ndim == 0:
                 raise InputError("the model was called without a tensor that has an axis for samples")
-            self._passes.append(_Pass(len(first)))
+            self._begin(len(first), differentiable=torch.is_grad_enabled())
 
     def _after_model(self, model: nn.Module, arguments: Any, output: Any) -> None:
         self._depth -= 1
@@ -252,9 +274,10 @@ class GradientCollector:
         if not isinstance(output, Tensor) or not output.requires_grad:
             return
         x = arguments[0] if arguments else named["input"]
-        if not self._passes:  # a part of the model, called by itself
-            self._passes.append(_Pass(len(x)))
-        current = self._passes[-1]
+        current = self._pass_of(module, x)
+        if current is None:
+            self._replayed.append(self._call(module, x, output))
+            return
         if not has_samples(module, x) or len(x) != current.n_samples:
             if self._skip:
                 return
@@ -262,9 +285,30 @@ class GradientCollector:
                 f"the input of {self._name_of(module)} has shape {tuple(x.shape)}, but the batch has "
                 f"{current.n_samples} samples: they must be its first axis"
             )
+        current.calls.append(self._call(module, x, output))
+
+    def _pass_of(self, module: nn.Module, x: Tensor) -> _Pass | None:
+        """The forward pass that a call of a module belongs to; None where that cannot be known."""
+        if self._depth == 0 and _in_backward():  # run again, for activations that were not kept (checkpoints)
+            waiting = [one for one in self._passes if not one.closed]
+            return waiting[0] if len(waiting) == 1 else None
+        if self._depth == 0:  # a part of the model, called by itself
+            last = self._passes[-1] if self._passes else None
+            if last is None or (
+                last.was_differentiated and any(call.module is module for call in last.calls)
+            ):
+                self._begin(len(x), differentiable=True)
+        return self._passes[-1]
+
+    def _begin(self, n_samples: int, *, differentiable: bool) -> None:
+        for one in self._passes:
+            one.closed |= one.was_differentiated
+        self._passes.append(_Pass(n_samples, closed=not differentiable))
+
+    def _call(self, module: nn.Module, x: Tensor, output: Tensor) -> _Call:
         call = _Call(module, x.detach(), x._version)
-        current.calls.append(call)
         _when_differentiated(output, partial(_keep_error, call))
+        return call
 
     def _note_reached(self, name: str, parameter: Tensor) -> None:
         self._reached.add(name)
@@ -274,13 +318,12 @@ class GradientCollector:
     def _contributions(self, one: _Pass) -> dict[str, _pieces.Piece]:
         pieces: dict[str, list[_pieces.Piece]] = {}
         for call in one.calls:
-            rule = rule_of(call.module)
-            if call.error is None or rule is None:
+            if call.error is None:
                 continue
             error = call.error * one.n_samples if self._reduction == "mean" else call.error
             for local, parameter in call.module.named_parameters(recurse=False):
-                name = self._names.get(parameter)
-                if name is None:
+                name, rule = self._names.get(parameter), rule_of(call.module, local)
+                if name is None or rule is None:
                     continue
                 if local != "bias" and call.input._version != call.version:
                     raise InputError(
@@ -288,6 +331,15 @@ class GradientCollector:
                     )
                 pieces.setdefault(name, []).append(rule(call.module, local, call.input, error))
         return {name: _pieces.add(contributions) for name, contributions in pieces.items()}
+
+    def _check_replayed(self) -> None:
+        for call in self._replayed:
+            if call.error is not None:
+                raise InputError(
+                    f"{self._name_of(call.module)} was run again by one backward pass of several forward passes "
+                    "(reentrant checkpointing), which does not say of which: differentiate each batch before the "
+                    "next, or use checkpoints with use_reentrant=False"
+                )
 
     def _check_reached(self, found: dict[str, _pieces.Piece]) -> None:
         missed = sorted(self._reached - found.keys())
@@ -308,6 +360,10 @@ def _when_accumulated(parameter: Any, hook: Callable[[Tensor], None]) -> Removab
     return handle
 
 
+def _in_backward() -> bool:
+    return int(torch._C._current_graph_task_id()) >= 0
+
+
 def _when_differentiated(output: Any, hook: Callable[[Tensor], None]) -> None:
     output.register_hook(hook)
 
@@ -323,6 +379,8 @@ def _selected(model: nn.Module, layers: Iterable[str | nn.Module] | None) -> lis
         return list(modules.values())
     if isinstance(layers, (str, nn.Module)):
         raise InputTypeError("layers must be a list of names or modules; put the one in brackets")
+    if not isinstance(layers, Iterable):
+        raise InputTypeError(f"layers must be a list of names or modules, not {type(layers).__name__}")
     chosen: dict[nn.Module, None] = {}
     for layer in layers:
         module = modules.get(layer) if isinstance(layer, str) else layer

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
 from gradhess import _validation as check
+from gradhess._backends.protocol import AnyArray, Float64Array
 from gradhess.curvature import Curvature, LayerSamples, output_terms
 from gradhess.curvature import layer_curvature as _layer_curvature
-from gradhess.errors import InputError, InputTypeError
+from gradhess.errors import GradhessError, InputError, InputTypeError, NonFiniteError
+from gradhess.torch._data import batches
 from gradhess.torch._layer_probe import LayerProbe
+from gradhess.torch._module_function import FAILURES, first_line
 
 LossFunction: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(outputs, targets) -> per-sample losses (n,)."""
-
-CHUNK: Final = 8192
-"""Samples of a forward pass where the data come as arrays."""
 
 
 def layer_curvature(
@@ -103,9 +104,13 @@ def layer_samples(
         check.one_of(loss, ("cross_entropy", "mse", "softmax_mse"), "loss")
 
     def samples() -> Iterator[LayerSamples]:
+        seen = 0
         with LayerProbe(model, module) as probe:
-            for inputs, targets in _batches(data, module.weight):
-                yield _one(probe, inputs, targets, loss, bias)
+            for inputs, targets in batches(data, module.weight):
+                with _rows_from(seen):
+                    found = _one(probe, inputs, targets, loss, bias)
+                yield found
+                seen += len(inputs)
 
     return samples
 
@@ -115,21 +120,58 @@ def _one(
 ) -> LayerSamples:
     a, outputs = probe.forward(inputs)
     if isinstance(loss, str):
-        errors, S, positive = output_terms(outputs.detach().cpu(), targets.detach().cpu(), loss)
+        errors, S, positive = output_terms(_float64(outputs), _array(targets), loss)
     else:
         errors, S = _by_autograd(loss, outputs, targets)
         positive = None
     F, curved = probe.backward(torch.from_numpy(errors))
-    jacobian = F.cpu().numpy().astype(np.float64, copy=False)
-    activations = a.cpu().numpy().astype(np.float64, copy=False)
+    jacobian, activations = _float64(F), _float64(a)
     if bias:
         activations = np.column_stack([activations, np.ones(len(activations))])
     slopes = np.einsum("prk,pr->pk", jacobian, errors)
-    if curved is None:
-        return LayerSamples(activations, slopes, S, jacobian, positive)
-    second = curved.cpu().numpy().astype(np.float64, copy=False)
-    Q = jacobian.transpose(0, 2, 1) @ (S @ jacobian) + second
-    return LayerSamples(activations, slopes, (Q + Q.transpose(0, 2, 1)) / 2, None, None)
+    try:
+        if curved is None:
+            return LayerSamples(activations, slopes, S, jacobian, positive)
+        Q = jacobian.transpose(0, 2, 1) @ (S @ jacobian) + _float64(curved)
+        return LayerSamples(activations, slopes, (Q + Q.transpose(0, 2, 1)) / 2, None, None)
+    except NonFiniteError as error:
+        row = error.row
+        where = (
+            ("inputs", inputs),
+            ("targets", targets),
+            ("activations at the layer", a),
+            ("outputs", outputs),
+        )
+        bad = [name for name, tensor in where if not torch.isfinite(tensor[row]).all()]
+        what = bad[0] if bad else "derivatives"
+        raise NonFiniteError(row, f"its {what} hold NaN or infinity; drop such samples") from None
+
+
+@contextmanager
+def _rows_from(start: int) -> Iterator[None]:
+    """Errors about a batch that begins with sample ``start`` of the data say so."""
+    try:
+        yield
+    except NonFiniteError as error:
+        row = start + error.row
+        raise NonFiniteError(row, f"sample {row} of data: {error}") from None
+    except GradhessError as error:
+        if start == 0:
+            raise
+        raise type(error)(f"in the batch of data that begins with sample {start}: {error}") from error
+
+
+def _float64(tensor: torch.Tensor) -> Float64Array:
+    """In float64 on the CPU, also of types that NumPy has not."""
+    array: Float64Array = tensor.detach().to("cpu", torch.float64).numpy()
+    return array
+
+
+def _array(targets: torch.Tensor) -> AnyArray:
+    """Floats in float64, classes as they are."""
+    host = targets.detach().cpu()
+    array: AnyArray = (host.double() if host.is_floating_point() else host).numpy()
+    return array
 
 
 def _by_autograd(
@@ -137,11 +179,7 @@ def _by_autograd(
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     o = outputs.detach().double().requires_grad_()
     with torch.enable_grad():
-        losses = loss(o, targets.to(o.device))
-        if not isinstance(losses, torch.Tensor) or losses.shape != (len(o),):
-            got = tuple(losses.shape) if isinstance(losses, torch.Tensor) else type(losses).__name__
-            raise InputError(f"loss returned {got}; it must return one loss for each sample, of shape ({len(o)},): "
-                             'reduction="none"')  # fmt: skip
+        losses = _losses(loss, o, targets.to(o.device))
         (slope,) = torch.autograd.grad(losses.sum(), o, create_graph=True)
         rows = []
         for q in range(o.shape[1]):
@@ -151,6 +189,37 @@ def _by_autograd(
             rows.append(torch.zeros_like(o) if row is None else row)
     S = torch.stack(rows, dim=1).detach().cpu().numpy()
     return slope.detach().cpu().numpy(), (S + S.transpose(0, 2, 1)) / 2
+
+
+def _losses(loss: LossFunction, o: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """(n,), each of which depends on the outputs of its own sample."""
+    try:
+        losses = loss(o, targets)
+    except (GradhessError, torch.OutOfMemoryError):
+        raise
+    except FAILURES as error:
+        raise InputError(
+            f"loss does not take outputs of shape {tuple(o.shape)} with targets of shape {tuple(targets.shape)}, "
+            f"{targets.dtype}: {first_line(error)}"
+        ) from error
+    if not isinstance(losses, torch.Tensor) or losses.shape != (len(o),):
+        got = tuple(losses.shape) if isinstance(losses, torch.Tensor) else type(losses).__name__
+        raise InputError(
+            f"loss returned {got}; it must return one loss for each sample, of shape ({len(o)},): "
+            'reduction="none"'
+        )
+    if not losses.requires_grad:
+        raise InputError(
+            "loss cannot be differentiated by the outputs: is there a detach, an argmax, or NumPy, in it?"
+        )
+    if len(o) > 1:
+        (first,) = torch.autograd.grad(losses[0], o, retain_graph=True)
+        if (first[1:].abs() > 0).any():  # not NaN, which samples that are not finite may give to all
+            raise InputError(
+                "loss of one sample depends on the outputs of others, so there are no per-sample gradients; leave "
+                "means over the batch out of it"
+            )
+    return losses
 
 
 def _resolve(model: torch.nn.Module, layer: str | torch.nn.Module) -> torch.nn.Linear:
@@ -166,6 +235,11 @@ def _resolve(model: torch.nn.Module, layer: str | torch.nn.Module) -> torch.nn.L
             ) from None
     else:
         found = layer
+        if not isinstance(layer, torch.nn.Module):
+            raise InputTypeError(
+                f"layer must be a name or a module, not {type(layer).__name__}; the linear layers are "
+                f"{', '.join(linear)}"
+            )
         if not any(module is layer for module in model.modules()):
             raise InputError("layer is not a module of model")
     if not isinstance(found, torch.nn.Linear):
@@ -175,37 +249,3 @@ def _resolve(model: torch.nn.Module, layer: str | torch.nn.Module) -> torch.nn.L
     if found.weight.is_complex():
         raise InputTypeError("layer is complex; its weight must hold real numbers")
     return found
-
-
-def _batches(data: Any, like: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches on the device of ``like``, inputs of floats in its type."""
-    for inputs, targets in _pairs(data):
-        x, t = torch.as_tensor(inputs), torch.as_tensor(targets)
-        if x.is_complex() or t.is_complex():
-            raise InputTypeError("data is complex; it must hold real numbers")
-        if x.ndim == 0 or t.ndim == 0 or len(x) != len(t):
-            raise InputError(
-                f"inputs of shape {tuple(x.shape)} with targets of shape {tuple(t.shape)}: one row each"
-            )
-        x = x.to(like.device, like.dtype if x.is_floating_point() else x.dtype)
-        yield x, t
-
-
-def _pairs(data: Any) -> Iterable[tuple[Any, Any]]:
-    if isinstance(data, (tuple, list)) and len(data) == 2 and all(hasattr(part, "shape") for part in data):
-        inputs, targets = data
-        if len(inputs) != len(targets):
-            raise InputError(f"inputs has {len(inputs)} rows, but targets has {len(targets)}")
-        return [(inputs[i : i + CHUNK], targets[i : i + CHUNK]) for i in range(0, len(inputs), CHUNK)]
-    if not hasattr(data, "__iter__"):
-        raise InputTypeError(
-            f"data must be (inputs, targets) or a loader of such pairs, not {type(data).__name__}"
-        )
-    return _checked(data)
-
-
-def _checked(loader: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
-    for batch in loader:
-        if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
-            raise InputError("data yields batches that are not (inputs, targets) pairs")
-        yield batch[0], batch[1]

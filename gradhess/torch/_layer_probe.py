@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from gradhess.errors import InputError
+from gradhess.errors import GradhessError, InputError
+from gradhess.torch._module_function import FAILURES, first_line
 
 
 class LayerProbe:
@@ -25,7 +26,8 @@ class LayerProbe:
         self._independent = False
 
     def __enter__(self) -> LayerProbe:
-        self._handle = self.layer.register_forward_hook(self._capture)
+        # First of all hooks: those of others may return another output than that of the layer.
+        self._handle = self.layer.register_forward_hook(self._capture, prepend=True)
         return self
 
     def __exit__(
@@ -43,8 +45,7 @@ class LayerProbe:
     def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The layer's input (n, m), and the model's outputs (n, K)."""
         self._calls.clear()
-        with torch.enable_grad():
-            outputs = self.model(inputs)
+        outputs = self._run(inputs)
         if len(self._calls) != 1:
             raise InputError(
                 f"the layer was applied {len(self._calls)} times in a forward pass; it must be once"
@@ -67,6 +68,20 @@ class LayerProbe:
             self._independent = True
         return a, outputs
 
+    def _run(self, inputs: torch.Tensor) -> Any:
+        """The model on the inputs; what torch says about those that do not fit is said with their name."""
+        try:
+            with torch.enable_grad():
+                return self.model(inputs)
+        except (GradhessError, torch.OutOfMemoryError):
+            raise
+        except FAILURES as error:
+            raise InputError(
+                f"model does not take the inputs of data (shape {tuple(inputs.shape)}, {inputs.dtype}): "
+                f"{first_line(error)}; they must be a batch (n, ...) as the model is called with, floats where its "
+                "first layer has floats"
+            ) from error
+
     def backward(self, errors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """``do_q/dz`` (n, K, k), and ``sum_q e_q d^2 o_q / dz^2`` (n, k, k), or None where it is zero."""
         assert self._outputs is not None
@@ -88,7 +103,7 @@ class LayerProbe:
 
     def _refuse_mixing(self, outputs: torch.Tensor, z: torch.Tensor) -> None:
         first = _grad(outputs[0].sum(), z)
-        if first[1:].any():
+        if (first[1:].abs() > 0).any():  # not NaN, which samples that are not finite may give to all
             raise InputError(
                 "the outputs of a sample depend on other samples (batch normalisation in training mode?), so there "
                 "are no per-sample gradients; call model.eval() first"

@@ -94,14 +94,34 @@ SUPPORTED: Final = ", ".join(kind.__name__ for kind in _RULES)
 _MIN_AXES: Final[dict[type[nn.Module], int]] = {nn.Conv1d: 3, nn.Conv2d: 4, nn.Embedding: 1}
 
 
-def rule_of(module: nn.Module) -> Rule | None:
-    """The rule for a module, or None. A subclass counts as long as it computes as its base does."""
-    for kind, rule in _RULES.items():
-        if isinstance(module, kind) and type(module).forward is kind.forward:
-            if isinstance(module, nn.Embedding) and module.scale_grad_by_freq:
-                return None  # scales by counts over the whole batch
-            return rule
-    return None
+def rule_of(module: nn.Module, name: str) -> Rule | None:
+    """The rule for the parameter of that local name of a module, or None.
+
+    A subclass counts as long as it computes as its base does; other parameters than weight and bias, from which
+    weight normalisation or pruning make the weight, do not.
+    """
+    kind = _kind_of(module)
+    return _RULES[kind] if kind and not _objection(module, kind, name) else None
+
+
+def described(module: nn.Module, name: str) -> str:
+    """The type of a module that has no rule for a parameter, and what about it is in the way."""
+    kind = _kind_of(module)
+    return type(module).__name__ + (_objection(module, kind, name) if kind else "")
+
+
+def _kind_of(module: nn.Module) -> type[nn.Module] | None:
+    return next((kind for kind in _RULES if isinstance(module, kind)), None)
+
+
+def _objection(module: nn.Module, kind: type[nn.Module], name: str) -> str:
+    if type(module).forward is not kind.forward:
+        return f", a {kind.__name__} with a forward of its own"
+    if isinstance(module, nn.Embedding) and module.scale_grad_by_freq:
+        return " with scale_grad_by_freq, which counts over the whole batch"
+    if name not in ("weight", "bias"):
+        return ", whose weight is made from other parameters"
+    return ""
 
 
 def has_samples(module: nn.Module, x: Tensor) -> bool:

@@ -11,9 +11,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from gradhess._backends.outer_rows import OuterRows
-from gradhess._backends.protocol import Rows
 from gradhess._backends.selected_rows import SelectedRows
-from gradhess._gradients.base import DenseGradients, Gradients
+from gradhess._gradients.base import DenseGradients, ExplicitRows, Gradients
 from gradhess._gradients.layer import LayerGradients, StructuredGradients
 
 LIBRARY = "torch"
@@ -129,7 +128,7 @@ def _joined(tensors: Sequence[Tensor]) -> Tensor:
 def gradients(piece: Piece) -> Gradients:
     """The structured gradients that a piece describes."""
     if isinstance(piece, Dense):
-        return DenseGradients(Rows(piece.rows.numpy()), LIBRARY)
+        return DenseGradients(ExplicitRows(piece.rows.numpy()), LIBRARY)
     if isinstance(piece, Selected):
         rows = SelectedRows(
             piece.errors.numpy(), kind="structured", ids=piece.ids.numpy(), n_entries=piece.n_entries

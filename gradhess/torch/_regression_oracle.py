@@ -56,10 +56,11 @@ class RegressionOracle:
     Raises
     ------
     InputError, InputTypeError
-        A dataset that is empty, of unknown length or a loader; inputs or targets that are not finite; targets that are
-        classes (also two values only); a model that does not take the inputs, which one call on the first sample finds
-        out; predictions of another shape than the targets; an unknown parameter. From ``gradient``, a model in training
-        mode with dropout or batch normalisation, whose output changes from call to call: call ``model.eval()``.
+        A dataset that is empty, of unknown length or a loader; samples of different shapes, which make no batch; inputs
+        or targets that are not finite; targets that are classes (also two values only); a model that does not take the
+        inputs, which one call on the first sample finds out; predictions of another shape than the targets; an unknown
+        parameter. From ``gradient``, a model in training mode with dropout or batch normalisation, whose output changes
+        from call to call: call ``model.eval()``.
     """
 
     def __init__(
@@ -133,8 +134,13 @@ class RegressionOracle:
         x, y = self._fetch(np.asarray(batch))
         with torch.enable_grad():
             prediction = self._predicted(x, y)
-            noise = torch.as_tensor(np.asarray(target_noise), dtype=y.dtype, device=y.device).reshape(y.shape)
-            loss = self._loss(prediction - (y + noise))
+            noise = torch.as_tensor(np.asarray(target_noise), dtype=y.dtype, device=y.device)
+            if noise.numel() != y.numel():
+                raise InputError(
+                    f"target_noise has shape {tuple(noise.shape)}, but the targets of the batch have shape "
+                    f"{tuple(y.shape)}: one number for each"
+                )
+            loss = self._loss(prediction - (y + noise.reshape(y.shape)))
             gradients = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
         return torch.cat([gradient.reshape(-1) for gradient in gradients]).detach().cpu()
 
@@ -171,7 +177,16 @@ class RegressionOracle:
             # A copy: the array may be read-only, and belongs to somebody else.
             item = self._dataset[torch.from_numpy(np.array(indices, np.int64))]
         else:
-            item = default_collate([self._dataset[int(index)] for index in indices])
+            items = [self._dataset[int(index)] for index in indices]
+            for index, one in zip(indices, items, strict=True):
+                _check_pair(one, int(index))
+            try:
+                item = default_collate(items)
+            except FAILURES as error:
+                raise InputError(
+                    f"samples {', '.join(str(int(index)) for index in indices[:8])}{', ...' * (len(indices) > 8)} of "
+                    f"dataset do not make a batch: {first_line(error)}; pad or crop them to one shape"
+                ) from error
         if not isinstance(item, (tuple, list)) or len(item) != 2:
             raise InputTypeError("an item of the dataset must be a pair (input, target)")
         for part, name in zip(item, ("input", "target"), strict=True):
@@ -188,14 +203,44 @@ class RegressionOracle:
             inputs, targets = self._dataset.tensors
             _refuse_nonfinite_rows(inputs)
         else:
-            read = []
+            read: list[Tensor] = []
+            first: Any = None
             for index in range(self._size):
-                x, y = self._dataset[index]
-                _refuse_nonfinite_rows(x, index)
-                read.append(torch.as_tensor(y).detach().cpu())
+                item = self._dataset[index]
+                _check_pair(item, index)
+                first = first or item
+                _refuse_other_shapes(first, item, index)
+                _refuse_nonfinite_rows(item[0], index)
+                read.append(torch.as_tensor(item[1]).detach().cpu())
             targets = torch.stack(read)
         values = targets.detach().to("cpu", torch.float64).numpy()
         refuse_labels(check.finite(values, "the target of the dataset"), "the target of the dataset")
+
+
+def _check_pair(item: Any, index: int) -> None:
+    if not isinstance(item, (tuple, list)) or len(item) != 2:
+        size = f" of length {len(item)}" if isinstance(item, (tuple, list)) else ""
+        raise InputTypeError(
+            f"sample {index} of the dataset is a {type(item).__name__}{size}; an item of the dataset must be a pair "
+            "(input, target)"
+        )
+
+
+def _refuse_other_shapes(first: Any, item: Any, index: int) -> None:
+    """Samples that make no batch: inputs and targets must be of the shapes of those of the first."""
+    for part, expected, name in zip(item, first, ("input", "target"), strict=True):
+        kinds = [type(value) if not isinstance(value, (int, float)) else float for value in (part, expected)]
+        if kinds[0] is not kinds[1] and not all(hasattr(value, "shape") for value in (part, expected)):
+            raise InputTypeError(
+                f"the {name} of sample {index} of the dataset is a {type(part).__name__}, but that of sample 0 is a "
+                f"{type(expected).__name__}: all must be of one kind"
+            )
+        shapes = [tuple(getattr(value, "shape", ())) for value in (part, expected)]
+        if shapes[0] != shapes[1]:
+            raise InputError(
+                f"the {name} of sample {index} of the dataset has shape {shapes[0]}, but that of sample 0 has "
+                f"{shapes[1]}: samples of one batch must have one shape; pad or crop them"
+            )
 
 
 def _refuse_nonfinite_rows(inputs: Any, index: int | None = None) -> None:

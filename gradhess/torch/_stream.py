@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from gradhess import _validation as check
@@ -15,8 +16,9 @@ from gradhess._backends.outer_rows import OuterRows
 from gradhess._gradients import Gradients, layer_gradients
 from gradhess._gradients.layer import LayerGradients
 from gradhess._streaming import StreamingCovariance
-from gradhess.errors import InputError
+from gradhess.errors import GradhessError, InputError, InputTypeError, NonFiniteError
 from gradhess.torch._collector import GradientCollector
+from gradhess.torch._module_function import FAILURES, first_line
 
 STRUCTURES: Final = ("full", "diagonal", "blocks", "kronecker")
 
@@ -116,24 +118,57 @@ def covariance(
     ------
     InputError
         As ``GradientCollector``; the loss is no scalar, or the rows of the first batch do not add up to its gradient
-        (a parameter is used in a way that the collector cannot see). A wrong ``reduction`` cannot be noticed.
+        (a parameter is used in a way that the collector cannot see); no batches, batches that are not pairs, or inputs
+        that the model does not take. A wrong ``reduction`` cannot be noticed.
+    InputTypeError
+        Arguments of another type.
+    NonFiniteError
+        A gradient is not finite; ``row`` counts over all batches.
     ResultTooLargeError
         A structure would not fit in memory.
     """
     check.one_of(structure, STRUCTURES, "structure")
     collector = GradientCollector(model, layers, reduction=reduction, on_unsupported=on_unsupported)
+    if not callable(loss):
+        raise InputTypeError(f"loss must be a function of (outputs, targets), not {type(loss).__name__}")
+    if not isinstance(loader, Iterable) or isinstance(loader, (Tensor, str)):
+        raise InputTypeError(
+            f"loader must be an iterable of pairs (inputs, targets), not {type(loader).__name__}"
+        )
     found: dict[str, Covariance] = {}
-    for index, (inputs, targets) in enumerate(_shown(loader, progress)):
+    seen, index = 0, -1
+    for index, batch in enumerate(_shown(loader, progress)):
+        inputs, targets = _pair(batch, index)
         with collector:
-            value = loss(_call(model, inputs), _moved(model, targets))
+            value = loss(_call(model, inputs, index), _moved(model, targets))
             if not isinstance(value, Tensor) or value.ndim != 0:
                 raise InputError(
                     "loss must return a scalar: the sum over the batch, or with reduction='mean' the mean"
                 )
             collector.differentiate(value, check_sums=index == 0)
+        n_samples = 0
         for name, gradients in collector.gradients.items():
-            found[name] = _add(found.get(name), gradients, structure, ddof)
+            n_samples = gradients.n_samples
+            try:
+                found[name] = _add(found.get(name), gradients, structure, ddof)
+            except NonFiniteError as error:
+                raise NonFiniteError(
+                    seen + error.row, f"batch {index} of loader, gradients of {name}: {error}"
+                ) from None
+        seen += n_samples
+    if index < 0:
+        raise InputError("loader gave no batch")
     return found
+
+
+def _pair(batch: Any, index: int) -> tuple[Any, Any]:
+    if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
+        size = f" of length {len(batch)}" if hasattr(batch, "__len__") else ""
+        raise InputError(
+            f"batch {index} of loader is a {type(batch).__name__}{size}; it must be a pair (inputs, targets). One "
+            "batch of tensors is [(inputs, targets)]"
+        )
+    return batch[0], batch[1]
 
 
 def _add(before: Covariance | None, gradients: Gradients, structure: str, ddof: int) -> Covariance:
@@ -163,11 +198,20 @@ def _add(before: Covariance | None, gradients: Gradients, structure: str, ddof: 
     return replace(before, steps=before.activations.n_samples_seen_ / seen)
 
 
-def _call(model: nn.Module, inputs: Any) -> Any:
+def _call(model: nn.Module, inputs: Any, index: int) -> Any:
+    """What torch says about inputs that do not fit is said with their name."""
     moved = _moved(model, inputs)
-    if isinstance(moved, dict):
-        return model(**moved)
-    return model(*moved) if isinstance(moved, (tuple, list)) else model(moved)
+    try:
+        if isinstance(moved, dict):
+            return model(**moved)
+        return model(*moved) if isinstance(moved, (tuple, list)) else model(moved)
+    except (GradhessError, torch.OutOfMemoryError):
+        raise
+    except FAILURES as error:
+        shape = f" (shape {tuple(moved.shape)}, {moved.dtype})" if isinstance(moved, Tensor) else ""
+        raise InputError(
+            f"model does not take the inputs of batch {index} of loader{shape}: {first_line(error)}"
+        ) from error
 
 
 def _moved(model: nn.Module, value: Any) -> Any:

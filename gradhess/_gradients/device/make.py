@@ -24,8 +24,8 @@ from gradhess.errors import InputError, InputTypeError
 from gradhess.losses import Loss
 
 
-def as_device_gradients(G: Any) -> DeviceGradients:
-    return DeviceGradients(*device_rows(G, "G"))
+def as_device_gradients(G: Any, name: str = "G") -> DeviceGradients:
+    return DeviceGradients(*device_rows(G, name))
 
 
 def per_row(
