@@ -58,11 +58,11 @@ def check(problem: Problem, job: str, call: Callable[[], Any]) -> None:
     With weights of both signs the sizes of the terms are those with their absolute values.
     """
     ours, theirs = (matrix(on(backend, call)()) for backend in ("numba", "cpu"))
-    scale = np.sqrt(np.diag(theirs))
+    squares = np.diag(theirs)
     if job == "weighted_gram":
-        scale = np.sqrt(
-            np.abs(np.random.default_rng(4).standard_normal(problem.n)) @ np.square(problem.X, dtype="f8")
-        )
+        weights = np.random.default_rng(4).standard_normal(problem.n)
+        squares = np.abs(weights) @ np.square(problem.X, dtype=np.float64)
+    scale = np.sqrt(squares)
     u = np.finfo(problem.dtype).eps / 2
     terms = min(512, problem.n) + problem.d + 8
     bound = 2 * terms * u * np.outer(scale, scale)

@@ -18,7 +18,7 @@ GROUP_BYTES: Final = 1 << 21
 """Rows that are handled together take about as much: more than elsewhere, since calls cost more than caches here."""
 JOBS_PER_THREAD: Final = 8
 """At least, where there are so many blocks, so that threads finish together."""
-ROUND_BYTES: Final = 1 << 23
+ROUND_BYTES: Final = 1 << 22
 """Blocks wait for their turn to be added to the totals while they and those before them take no more, or one for each
 thread."""
 
