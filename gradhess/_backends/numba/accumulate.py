@@ -1,8 +1,9 @@
 """Rows into a ``MomentState``: the schedule around the kernels.
 
-Up to ``BLOCK_BUFFER_MAX_PARAMETERS`` every block is the job of one thread and has a scatter matrix of its own; blocks
-are committed in order, ``threads`` at a time. Above it, threads share the columns of a few slabs, then the rows of the
-scatter matrix. In both, each number is summed by one thread in the order of ``layout``.
+Narrow rows go to ``narrow``. Of others, up to ``BLOCK_BUFFER_MAX_PARAMETERS`` every block is the job of one thread and
+has a scatter matrix of its own; blocks are committed in order, ``threads`` at a time. Above it, threads share the
+columns of a few slabs, then the rows of the scatter matrix. In both, each number is summed by one thread in the order
+of ``layout``.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ import numpy as np
 
 from gradhess._backends import layout
 from gradhess._backends.layout import SLAB_ROWS
-from gradhess._backends.numba import scatter_kernels, slab_kernels, workers
+from gradhess._backends.numba import narrow, scatter_kernels, slab_kernels, workers
 from gradhess._backends.numba.moments import Block, close_block, fold, strip_count, strip_rows
 from gradhess._backends.numba.row_source import GROUP_BYTES, RowSource, Terms, readonly
 from gradhess._backends.protocol import BLOCK_ROWS, AnyArray, Float64Array, MomentState, NonFiniteRow, Rows
 
+NARROW_PARAMETERS: Final = 256
+"""Up to here slabs are turned into columns first (``narrow``), which was faster at every width when they were compared
+(``bench/numba_ratio.py``)."""
 SHARED_BYTES: Final = 4 << 20
 """Rows of G that all threads together work on, where they share the columns."""
 SHARED_ROWS: Final = 1024
@@ -30,7 +34,10 @@ Span: TypeAlias = tuple[int, int]
 
 
 def accumulate(rows: Rows, weights: Float64Array | None, state: MomentState, threads: int) -> None:
-    add = _add_blocks if layout.has_block_buffer(state.n_parameters) else _add_shared
+    if state.n_parameters <= NARROW_PARAMETERS:
+        add = narrow.add_blocks
+    else:
+        add = _add_blocks if layout.has_block_buffer(state.n_parameters) else _add_shared
     with np.errstate(all="ignore"):  # rows that are not finite are found and reported by their index
         add(RowSource(rows, weights), state, threads)
 
@@ -53,19 +60,6 @@ def _padded(weight: AnyArray, dtype: np.dtype[Any]) -> AnyArray:
     out = np.zeros(-(-n // 8) * 8, dtype)
     out[:n] = weight[:, 0]
     return out
-
-
-def _find_bad(source: RowSource, terms: Terms, span: Span, bad: int) -> int:
-    """The first row of the span, from its row ``bad`` on, that is not finite; -1 if a sum overflowed without one."""
-    start, stop = span
-    step = source.group_rows()
-    for at in range(start + bad, stop, step):
-        x, _ = source.read(at, min(at + step, stop))
-        here = slice(at - start, at - start + len(x))
-        found = int(slab_kernels.first_nonfinite(x, source.features, terms.factor[here], terms.weight[here]))
-        if found >= 0:
-            return at + found
-    return -1
 
 
 # ---- one thread for a block -------------------------------------------------------------------------------------
@@ -110,7 +104,7 @@ def _add_span(source: RowSource, span: Span, state: MomentState, block: Block, z
             block.shift, block.total, diagonal, block.scatter, z, 0,
         )  # fmt: skip
         if bad >= 0:
-            found = _find_bad(source, terms, (at, end), bad)
+            found = source.find_bad(terms, (at, end), bad)
             if found >= 0:
                 return found
         if state.structure == "full":
@@ -195,7 +189,7 @@ def _add_columns(
     workers.run(len(tiles), add, threads)
     suspects = [row for row in bad if row >= 0]
     if suspects:
-        found = _find_bad(source, terms, span, min(suspects))
+        found = source.find_bad(terms, span, min(suspects))
         if found >= 0:
             raise NonFiniteRow(found)
 

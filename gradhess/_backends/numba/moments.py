@@ -20,7 +20,7 @@ from gradhess._backends.protocol import (
     MomentState,
 )
 
-_NO_SCATTER: Final = np.zeros((0, 0))
+NO_SCATTER: Final = np.zeros((0, 0))
 
 
 @dataclass(slots=True)
@@ -38,7 +38,7 @@ class Block:
     def of(cls, state: MomentState) -> Block:
         scatter = state.scatter if state.block_scatter is None else state.block_scatter
         return cls(
-            scatter=_NO_SCATTER if scatter is None else np.atleast_2d(scatter),
+            scatter=NO_SCATTER if scatter is None else np.atleast_2d(scatter),
             shift=state.block_shift,
             total=state.block_sum,
             totals=state.scalars[BLOCK_WEIGHT:],
@@ -49,7 +49,7 @@ class Block:
     def like(cls, state: MomentState) -> Block:
         p = state.n_parameters
         scatter = (
-            _NO_SCATTER if state.block_scatter is None else np.atleast_2d(np.zeros_like(state.block_scatter))
+            NO_SCATTER if state.block_scatter is None else np.atleast_2d(np.zeros_like(state.block_scatter))
         )
         return cls(scatter, np.zeros(p), np.zeros(p), np.zeros(3), 0)
 
@@ -57,6 +57,13 @@ class Block:
         for array in (self.scatter, self.shift, self.total, self.totals):
             array[...] = 0
         self.rows = 0
+
+    def copy_to(self, other: Block) -> None:
+        other.scatter[...] = self.scatter
+        other.shift[...] = self.shift
+        other.total[...] = self.total
+        other.totals[...] = self.totals
+        other.rows = self.rows
 
     def store(self, state: MomentState) -> None:
         """Become the open block of ``state``."""
@@ -73,7 +80,7 @@ def close_block(state: MomentState, threads: int = 1) -> None:
         return
     block = Block.of(state)
     if state.block_scatter is None:
-        block.scatter = _NO_SCATTER  # its products are in the total already, uncorrected
+        block.scatter = NO_SCATTER  # its products are in the total already, uncorrected
     fold(state, block, threads)
 
 
@@ -96,7 +103,7 @@ def fold(state: MomentState, block: Block, threads: int) -> None:
 
 
 def merge(state: MomentState, other: MomentState) -> None:
-    scatter = _NO_SCATTER if other.scatter is None else np.atleast_2d(other.scatter)
+    scatter = NO_SCATTER if other.scatter is None else np.atleast_2d(other.scatter)
     if state.centred:
         delta = other.location - state.location
         gain = _move_mean(state, delta, float(other.scalars[WEIGHT]))

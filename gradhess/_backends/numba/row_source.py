@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from gradhess._backends import layout
 from gradhess._backends.numba import slab_kernels
-from gradhess._backends.numba.loss_kernels import loss_function
+from gradhess._backends.numba.loss_kernels import GIVEN, loss_code, loss_function
 from gradhess._backends.protocol import AnyArray, Float64Array, Rows
 
 GROUP_BYTES: Final = 1 << 19
 """Rows that are handled together take about as much, so that they are still in the L2 cache when read again."""
 
-_ONES: Final = np.ones((layout.BLOCK_ROWS, 1))
-_ZEROS: Final = np.zeros(layout.BLOCK_ROWS)
+MAX_GROUP_ROWS: Final = 16 * layout.BLOCK_ROWS
+"""Of narrow rows that are handled together."""
+
+_ONES: Final = np.ones((MAX_GROUP_ROWS, 1))
+_ZEROS: Final = np.zeros(MAX_GROUP_ROWS)
 
 
 def readonly(array: AnyArray) -> AnyArray:
@@ -47,9 +50,12 @@ class RowSource:
         self.features = int(X.shape[1])
         self.width = self.features + int(rows.unit_column)
         self._direct = X.dtype == self.dtype and X.flags.c_contiguous and X.flags.aligned
-        self._X = readonly(X) if self._direct else X
+        self._in_place = self._direct or (X.dtype == self.dtype and X.flags.f_contiguous and X.flags.aligned)
+        self._X = readonly(X) if self._in_place else X
+        self._code = GIVEN
         if rows.loss is not None and rows.coef is not None and rows.y is not None:
             k = rows.coef.shape[0]
+            self._code = loss_code(rows.loss)
             self._evaluate = loss_function(rows.loss, rows.kind == "hessian")
             self._coef = readonly(rows.coef)
             self._intercept = readonly(np.zeros(k) if rows.intercept is None else rows.intercept)
@@ -71,8 +77,38 @@ class RowSource:
             out[...] = piece
         return readonly(out), first
 
+    def place(self, start: int, stop: int) -> tuple[AnyArray, int]:
+        """Rows of X in the compute type, in C or Fortran order, and the index of the first of them."""
+        return (self._X, start) if self._in_place else (self.read(start, stop)[0], 0)
+
+    def slab_terms(self, start: int, stop: int) -> tuple[Any, ...]:
+        """The arguments ``code`` to ``loss`` of ``narrow_kernels.add_blocks``, and ``w``."""
+        n = stop - start
+        loss = self.rows.loss
+        if self._code == GIVEN or loss is None:
+            terms = self.terms(start, stop)
+            none = readonly(_ZEROS[:n])
+            return (
+                GIVEN,
+                0.0,
+                False,
+                readonly(_ONES[:1]),
+                none,
+                none,
+                none,
+                terms.factor,
+                terms.loss,
+                terms.weight[:, 0],
+            )
+        ones, c = readonly(_ONES[:n]), self.rows.loss_weight
+        return (
+            self._code, loss.parameter, self.rows.kind == "hessian", self._coef, self._intercept, self._y[start:stop],
+            ones[:, 0] if c is None else readonly(c[start:stop]), ones, readonly(_ZEROS[:n]),
+            ones[:, 0] if self.weights is None else readonly(self.weights[start:stop]),
+        )  # fmt: skip
+
     def terms(self, start: int, stop: int, x: AnyArray | None = None) -> Terms:
-        """The loss terms of at most a block of rows; ``x`` is those rows, where they have been read already."""
+        """The loss terms of at most ``MAX_GROUP_ROWS`` rows; ``x`` is those rows, where they have been read already."""
         n = stop - start
         ones, zeros = readonly(_ONES[:n]), readonly(_ZEROS[:n])
         given = self.weights
@@ -93,6 +129,20 @@ class RowSource:
         out = np.empty((x.shape[0], vectors.shape[0]))
         slab_kernels.predict(x, self.features, vectors, offsets, out)
         return out
+
+    def find_bad(self, terms: Terms, span: tuple[int, int], bad: int) -> int:
+        """The first row of the span, from its row ``bad`` on, that is not finite; -1 if sums overflowed without one."""
+        start, stop = span
+        step = self.group_rows()
+        for at in range(start + bad, stop, step):
+            x, _ = self.read(at, min(at + step, stop))
+            here = slice(at - start, at - start + len(x))
+            found = int(
+                slab_kernels.first_nonfinite(x, self.features, terms.factor[here], terms.weight[here])
+            )
+            if found >= 0:
+                return at + found
+        return -1
 
     def _predict(self, start: int, stop: int) -> Float64Array:
         if self._direct:

@@ -21,14 +21,14 @@ from gradhess._backends import layout
 SLAB_ROWS: Final = layout.SLAB_ROWS
 
 kernel = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
-# Sums of one row may be reordered into vector lanes. The order depends on the length of the row alone.
-_row_kernel = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
+# Sums may be reordered into vector lanes. The order depends on how many terms there are, and on nothing else.
+lane_kernel = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
 
 
 # ---- one row ----------------------------------------------------------------------------------------------------
 
 
-@_row_kernel
+@lane_kernel
 def _dot(x: Any, row: int, d: int, coef: Any, q: int) -> float:
     total = 0.0
     for j in range(d):
@@ -36,7 +36,7 @@ def _dot(x: Any, row: int, d: int, coef: Any, q: int) -> float:
     return total
 
 
-@_row_kernel
+@lane_kernel
 def _squares(x: Any, row: int, d: int) -> float:
     total = 0.0
     for j in range(d):
@@ -44,7 +44,7 @@ def _squares(x: Any, row: int, d: int) -> float:
     return total
 
 
-@_row_kernel
+@lane_kernel
 def _not_finite(x: Any, row: int, d: int, scale: Any) -> bool:
     zero = x.dtype.type(0)
     total = zero

@@ -1,0 +1,120 @@
+"""Narrow rows into a ``MomentState``: several blocks are the job of a thread, as one takes a few microseconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from gradhess._backends.layout import BLOCK_ROWS, SLAB_ROWS
+from gradhess._backends.numba import narrow_kernels, workers
+from gradhess._backends.numba.moments import NO_SCATTER, Block
+from gradhess._backends.numba.row_source import MAX_GROUP_ROWS, RowSource
+from gradhess._backends.protocol import BLOCK_ROWS as OPEN_ROWS
+from gradhess._backends.protocol import ROWS, AnyArray, Float64Array, MomentState, NonFiniteRow
+
+GROUP_BYTES: Final = 1 << 21
+"""Rows that are handled together take about as much: more than elsewhere, since calls cost more than caches here."""
+JOBS_PER_THREAD: Final = 8
+"""At least, where there are so many blocks, so that threads finish together."""
+ROUND_BYTES: Final = 1 << 22
+"""Blocks wait for their turn to be added to the totals while they and those before them take no more, or one for each
+thread."""
+
+
+@dataclass(slots=True)
+class Blocks:
+    """Several blocks side by side: the arrays of ``Block``, with one more axis."""
+
+    scatter: AnyArray
+    shift: Float64Array
+    total: Float64Array
+    totals: Float64Array
+
+    @classmethod
+    def like(cls, block: Block, count: int) -> Blocks:
+        p = len(block.shift)
+        scatter = np.zeros((count, *block.scatter.shape), block.scatter.dtype)
+        return cls(scatter, np.zeros((count, p)), np.zeros((count, p)), np.zeros((count, 3)))
+
+    def clear(self) -> None:
+        for array in (self.scatter, self.shift, self.total, self.totals):
+            array[...] = 0
+
+    def at(self, index: int) -> Block:
+        return Block(self.scatter[index], self.shift[index], self.total[index], self.totals[index], 0)
+
+
+def add_blocks(source: RowSource, state: MomentState, threads: int) -> None:
+    n = source.rows.n_samples
+    opened = int(state.counts[OPEN_ROWS])
+    head = min(BLOCK_ROWS - opened, n) if opened else 0
+    whole = -(-(n - head) // BLOCK_ROWS)
+    slab_bytes = SLAB_ROWS * source.features * source.dtype.itemsize
+    many = GROUP_BYTES // (slab_bytes * (BLOCK_ROWS // SLAB_ROWS))
+    many = max(1, min(many, MAX_GROUP_ROWS // BLOCK_ROWS, whole // (threads * JOBS_PER_THREAD)))
+    group = min(many * BLOCK_ROWS, max(1, GROUP_BYTES // slab_bytes) * SLAB_ROWS)
+    spans = [(0, head)] if head else []
+    spans += [(at, min(at + many * BLOCK_ROWS, n)) for at in range(head, n, many * BLOCK_ROWS)]
+
+    open_block = Block.of(state)
+    slots = max(1, min(len(spans), max(threads, ROUND_BYTES // (many * (open_block.scatter.nbytes + 1)))))
+    blocks = [Blocks.like(open_block, many) for _ in range(slots)]
+
+    for first in range(0, len(spans), slots):
+        batch = spans[first : first + slots]
+        bad = [-1] * len(batch)
+
+        def add(slot: int, batch: list[tuple[int, int]] = batch, bad: list[int] = bad) -> None:
+            blocks[slot].clear()
+            if head and batch[slot][0] == 0:
+                open_block.copy_to(blocks[slot].at(0))
+            bad[slot] = _add_span(source, batch[slot], state, blocks[slot], group)
+
+        workers.run(len(batch), add, threads)
+        for slot, (start, stop) in enumerate(batch):
+            if bad[slot] >= 0:
+                raise NonFiniteRow(bad[slot])
+            before = opened if start == 0 else 0
+            _commit(state, blocks[slot], before + stop - start)
+
+
+def _add_span(
+    source: RowSource, span: tuple[int, int], state: MomentState, blocks: Blocks, group: int
+) -> int:
+    """Add rows to blocks, a group at a time: some blocks, or slabs of one. The first row that is not finite, or -1."""
+    start, stop = span
+    add: Any = narrow_kernels.add_blocks
+    plain = source.weights is None and source.rows.kind != "hessian"
+    for at in range(start, stop, group):
+        end = min(at + group, stop)
+        b = (at - start) // BLOCK_ROWS
+        bad = add(
+            *source.place(at, end), source.rows.unit_column, *source.slab_terms(at, end), plain, state.centred,
+            state.structure == "diagonal", blocks.scatter[b:], blocks.shift[b:], blocks.total[b:], blocks.totals[b:],
+        )  # fmt: skip
+        if bad >= 0:
+            found = source.find_bad(source.terms(at, end), (at, end), bad)
+            if found >= 0:
+                return found
+    return -1
+
+
+def _commit(state: MomentState, blocks: Blocks, rows: int) -> None:
+    """Add the blocks that are full to the totals; the last one, if it is not, becomes the open block."""
+    complete, rest = divmod(rows, BLOCK_ROWS)
+    if complete:
+        scatter = NO_SCATTER if state.scatter is None else np.atleast_2d(state.scatter)
+        narrow_kernels.fold_blocks(
+            complete, blocks.scatter, blocks.shift, blocks.total, blocks.totals, state.centred,
+            state.structure == "diagonal", scatter, state.location, state.scalars,
+        )  # fmt: skip
+        state.counts[ROWS] += complete * BLOCK_ROWS
+    if rest:
+        last = blocks.at(complete)
+        last.rows = rest
+        last.store(state)
+    else:
+        Block.of(state).clear()
+        state.counts[OPEN_ROWS] = 0
