@@ -40,7 +40,7 @@ def test_no_more_threads_than_asked_for():
 @pytest.mark.parametrize("by_caller", [True, False])
 def test_an_error_stops_the_rest_and_nothing_runs_after_it(error, by_caller):
     caller, running, begun = threading.get_ident(), threading.Semaphore(0), []
-    together = threading.Barrier(2, timeout=10)
+    together = threading.Barrier(2, timeout=600)
 
     def job(index):
         begun.append(index)
@@ -96,7 +96,7 @@ def test_an_interrupt_between_a_helper_and_its_caller_leaves_none_behind(monkeyp
         ended.append(index)
 
     def interrupt():
-        assert begun.wait(60)
+        assert begun.wait(600)
         raise KeyboardInterrupt
 
     pool = InterruptedPool(interrupt)
