@@ -234,7 +234,7 @@ def test_files_are_written_although_nobody_reads_the_report(data: Path, tmp_path
     with os.fdopen(writing) as closed:
         done = subprocess.run(
             [sys.executable, "-m", "gradhess", "fit", str(data), "-t", "y", *options],
-            stdout=closed, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
+            stdout=closed, stderr=subprocess.PIPE, text=True, check=False, timeout=600,
         )  # fmt: skip
     assert all(path.stat().st_size > 0 for path in written)
     assert "Traceback" not in done.stderr
@@ -384,7 +384,7 @@ def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProce
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=600,
         env={**os.environ, **environment},
     )
 

@@ -123,6 +123,19 @@ def test_any_lengths(lengths, seed):
     np.testing.assert_array_equal(grouped.toarray(), np.reshape(expected, (-1, D)))
 
 
+def test_as_many_groups_as_rows_are_still_a_part_of_the_groups(backend, rng):
+    """A part that happens to count N, as the data they draw from do, is not all: here the one that fills a slab."""
+    G, index = rng.standard_normal((N, D)), rng.integers(0, N, (900, 3))
+    rows = gh.grouped(G, index).rows
+    for start in (0, 300):
+        assert rows.slice(start, start + N).n_samples == N
+    stream = gh.StreamingCovariance()
+    for cut in (slice(256 - N), slice(256 - N, 900)):
+        stream.partial_fit(gh.grouped(G, index[cut]))
+    whole = gh.StreamingCovariance().partial_fit(gh.grouped(G, index))
+    np.testing.assert_array_equal(stream.covariance_, whole.covariance_)
+
+
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), cuts=st.lists(st.integers(1, 899), max_size=4))
 def test_chunks_of_groups_change_no_bits(seed, cuts):

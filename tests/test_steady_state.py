@@ -28,6 +28,10 @@ PRELUDE = """
         lines = open("/proc/self/status").read().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
+    def resident():  # counted page by page; VmRSS may lag by some pages for each processor
+        lines = open("/proc/self/smaps_rollup").read().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Rss:"))
+
     gh.set_num_threads({threads})
     n, d = {n}, {d}
     X = np.random.default_rng(0).standard_normal((n, d), dtype=np.{dtype})
@@ -74,10 +78,10 @@ def test_a_stream_that_runs_takes_no_memory(n, d, chunk, settings):
         """
         for _ in range(80):
             job()
-        faults, size = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, status("VmRSS")
+        size, faults = resident(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         for _ in range(50):
             job()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults, status("VmRSS") - size)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults, resident() - size)
         """,
         n=n,
         d=d,

@@ -103,7 +103,7 @@ class Rows:
 
     def slice(self, start: int, stop: int) -> Rows:
         """Rows ``start`` to ``stop`` as views."""
-        return self if stop - start == self.X.shape[0] else self.take(slice(start, stop))
+        return self if stop - start == self.n_samples else self.take(slice(start, stop))
 
     def take(self, which: Any) -> Rows:
         """The rows that an index of the first axis picks: views for a slice, copies for a mask."""
