@@ -58,7 +58,7 @@ def test_the_environment_chooses_where_nobody_did(monkeypatch):
 
 
 def test_an_absent_backend_is_a_reason(monkeypatch, capsys):
-    for name in ("GRADHESS_ISA", "GRADHESS_BACKEND"):  # with a choice of these there is no other backend to take
+    for name in ("GRADHESS_ISA", "GRADHESS_BACKEND"):  # with a choice there is nothing else to take
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(registry, "_loaded", {})
     monkeypatch.setattr(registry, "_reasons", {})
