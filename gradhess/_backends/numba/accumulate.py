@@ -17,12 +17,9 @@ from gradhess._backends import layout
 from gradhess._backends.layout import SLAB_ROWS
 from gradhess._backends.numba import narrow, scatter_kernels, slab_kernels, workers
 from gradhess._backends.numba.moments import Block, close_block, fold, strip_count, strip_rows
-from gradhess._backends.numba.row_source import GROUP_BYTES, RowSource, Terms, readonly
+from gradhess._backends.numba.row_source import GROUP_BYTES, NARROW_PARAMETERS, RowSource, Terms, readonly
 from gradhess._backends.protocol import BLOCK_ROWS, AnyArray, Float64Array, MomentState, NonFiniteRow, Rows
 
-NARROW_PARAMETERS: Final = 256
-"""Up to here slabs are turned into columns first (``narrow``), which was faster at every width when they were compared
-(``bench/numba_ratio.py``)."""
 SHARED_BYTES: Final = 4 << 20
 """Rows of G that all threads together work on, where they share the columns."""
 SHARED_ROWS: Final = 1024

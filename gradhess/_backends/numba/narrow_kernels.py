@@ -76,12 +76,20 @@ def _weighted_sum(w: Any, column: Any, rows: int) -> float:
     return total
 
 
+@kernel
+def _scale_column(xt: Any, j: int, scale: Any, rows: int, z: Any, c: int) -> None:
+    """z[c] = scale * xt[j]. A loop of its own, so that products are rounded before the shift is subtracted: a row that
+    waited, formed, for the rest of its slab has these bits."""
+    for i in range(rows):
+        z[c, i] = xt[j, i] * scale[i]
+
+
 @lane_kernel
-def _fill_column(xt: Any, j: int, scale: Any, less: Any, w: Any, rows: int, z: Any, c: int) -> float:
-    """z[c] = scale * xt[j] - less, and its weighted sum."""
+def _shift_column(z: Any, c: int, less: Any, w: Any, rows: int) -> float:
+    """z[c] -= less; its weighted sum."""
     total = 0.0
     for i in range(rows):
-        entry = xt[j, i] * scale[i] - less
+        entry = z[c, i] - less
         z[c, i] = entry
         total += w[i] * entry
     return total
@@ -99,7 +107,8 @@ def _fill(
             scale[i] = factor[q, i]
         for j in range(d):
             c = q * width + j
-            sums[c] = _fill_column(xt, j, scale, kind(shift[c]), w, rows, z, c)
+            _scale_column(xt, j, scale, rows, z, c)
+            sums[c] = _shift_column(z, c, kind(shift[c]), w, rows)
         if width > d:
             c = q * width + d
             less = kind(shift[c])

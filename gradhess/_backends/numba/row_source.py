@@ -11,6 +11,10 @@ from gradhess._backends.numba import slab_kernels
 from gradhess._backends.numba.loss_kernels import GIVEN, loss_code, loss_function
 from gradhess._backends.protocol import AnyArray, Float64Array, Rows
 
+NARROW_PARAMETERS: Final = 256
+"""Up to here slabs are turned into columns first (``narrow``), which was faster at every width when they were compared
+(``bench/numba_ratio.py``), and predictions are summed one column after the other, as there."""
+
 GROUP_BYTES: Final = 1 << 19
 """Rows that are handled together take about as much, so that they are still in the L2 cache when read again."""
 
@@ -115,7 +119,7 @@ class RowSource:
         weight = ones if given is None else readonly(given[start:stop, np.newaxis])
         if self.rows.kind == "dense":
             return Terms(ones, weight, zeros)
-        eta = self._predict(start, stop) if x is None else self.products(x, self._coef, self._intercept)
+        eta = self._predict(start, stop) if x is None else self._predictions(x)
         c = _ONES[:n, 0] if self.rows.loss_weight is None else self.rows.loss_weight[start:stop]
         slope, loss = np.empty_like(eta), np.empty(n)
         second = self.rows.kind == "hessian"
@@ -146,9 +150,15 @@ class RowSource:
 
     def _predict(self, start: int, stop: int) -> Float64Array:
         if self._direct:
-            return self.products(self._X[start:stop], self._coef, self._intercept)
+            return self._predictions(self._X[start:stop])
         step = self.group_rows()
         pieces = [(at, min(at + step, stop)) for at in range(start, stop, step)]
-        return np.concatenate(
-            [self.products(self.read(*piece)[0], self._coef, self._intercept) for piece in pieces]
-        )
+        return np.concatenate([self._predictions(self.read(*piece)[0]) for piece in pieces])
+
+    def _predictions(self, x: AnyArray) -> Float64Array:
+        """(n, k), with the bits that a row has in whatever kernel adds it."""
+        if self.rows.n_parameters > NARROW_PARAMETERS:
+            return self.products(x, self._coef, self._intercept)
+        out = np.empty((x.shape[0], self._coef.shape[0]))
+        slab_kernels.predict_in_order(x, self._coef, self._intercept, out)
+        return out

@@ -62,6 +62,28 @@ def predict(x: Any, d: int, coef: Any, intercept: Any, eta: Any) -> None:
 
 
 @kernel
+def predict_in_order(x: Any, coef: Any, intercept: Any, eta: Any) -> None:
+    """The same, one column after the other, from the intercept on: the bits of ``narrow_kernels``. By eight rows, since
+    the additions of one wait for each other."""
+    n, k = eta.shape
+    whole = n // 8 * 8
+    total = np.empty(8)
+    for q in range(k):
+        for i in range(0, whole, 8):
+            total[:] = intercept[q]
+            for j in range(coef.shape[1]):
+                for r in range(8):
+                    total[r] += np.float64(x[i + r, j]) * coef[q, j]
+            for r in range(8):
+                eta[i + r, q] = total[r]
+        for i in range(whole, n):
+            one = intercept[q]
+            for j in range(coef.shape[1]):
+                one += np.float64(x[i, j]) * coef[q, j]
+            eta[i, q] = one
+
+
+@kernel
 def row_norms(x: Any, d: int, extra: float, out: Any) -> None:
     """sqrt(|x_i|^2 + extra)"""
     for i in range(out.shape[0]):
