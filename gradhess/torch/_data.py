@@ -57,10 +57,18 @@ def _pairs(data: Any) -> Iterable[tuple[Any, Any]]:
 
 def _checked(loader: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
     for index, batch in enumerate(loader):
-        if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
-            size = f" of length {len(batch)}" if hasattr(batch, "__len__") else ""
-            raise InputError(
-                f"batch {index} of data is a {type(batch).__name__}{size}; it must be a pair (inputs, targets), and "
-                "where data is such a pair itself, both must be arrays or tensors"
-            )
-        yield batch[0], batch[1]
+        yield pair(
+            batch,
+            f"batch {index} of data",
+            "where data is such a pair itself, both must be arrays or tensors",
+        )
+
+
+def pair(batch: Any, name: str, advice: str) -> tuple[Any, Any]:
+    """(inputs, targets); InputError, with the advice, where the batch is something else."""
+    if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
+        size = f" of length {len(batch)}" if hasattr(batch, "__len__") else ""
+        raise InputError(
+            f"{name} is a {type(batch).__name__}{size}; it must be a pair (inputs, targets): {advice}"
+        )
+    return batch[0], batch[1]

@@ -18,6 +18,7 @@ from gradhess._gradients.layer import LayerGradients
 from gradhess._streaming import StreamingCovariance
 from gradhess.errors import GradhessError, InputError, InputTypeError, NonFiniteError
 from gradhess.torch._collector import GradientCollector
+from gradhess.torch._data import pair
 from gradhess.torch._module_function import FAILURES, first_line
 
 STRUCTURES: Final = ("full", "diagonal", "blocks", "kronecker")
@@ -138,7 +139,9 @@ def covariance(
     found: dict[str, Covariance] = {}
     seen, index = 0, -1
     for index, batch in enumerate(_shown(loader, progress)):
-        inputs, targets = _pair(batch, index)
+        inputs, targets = pair(
+            batch, f"batch {index} of loader", "one batch of tensors is [(inputs, targets)]"
+        )
         with collector:
             value = loss(_call(model, inputs, index), _moved(model, targets))
             if not isinstance(value, Tensor) or value.ndim != 0:
@@ -159,16 +162,6 @@ def covariance(
     if index < 0:
         raise InputError("loader gave no batch")
     return found
-
-
-def _pair(batch: Any, index: int) -> tuple[Any, Any]:
-    if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
-        size = f" of length {len(batch)}" if hasattr(batch, "__len__") else ""
-        raise InputError(
-            f"batch {index} of loader is a {type(batch).__name__}{size}; it must be a pair (inputs, targets). One "
-            "batch of tensors is [(inputs, targets)]"
-        )
-    return batch[0], batch[1]
 
 
 def _add(before: Covariance | None, gradients: Gradients, structure: str, ddof: int) -> Covariance:
