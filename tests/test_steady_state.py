@@ -72,16 +72,21 @@ IDS = ["blocks", "weights", "gradients", "part of a slab", "256 columns", "600 c
 def test_a_stream_that_runs_takes_no_memory(n, d, chunk, settings):
     """A page fault is a page of memory touched for the first time since the system gave it: none, once it runs.
 
-    A warm-up of 80 chunks: the number of rows that wait for their slab repeats after 32 or 64 chunks of 1000 rows.
+    A warm-up of 80 chunks: the number of rows that wait for their slab repeats after 32 or 64 chunks of 1000 rows. The
+    least of four passes counts: a system that takes pages back, or moves them, makes faults now and then, while memory
+    that is asked for anew makes them in every pass.
     """
     faults, grown = run(
         """
         for _ in range(80):
             job()
-        size, faults = resident(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        for _ in range(50):
-            job()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults, resident() - size)
+        passes = []
+        for _ in range(4):
+            size, faults = resident(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for _ in range(50):
+                job()
+            passes.append((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults, resident() - size))
+        print(*min(passes))
         """,
         n=n,
         d=d,

@@ -228,9 +228,9 @@ py::tuple tile_position(Index number, Index tile_rows) {
 
 PYBIND11_MODULE(_cuda, module, py::mod_gil_not_used()) {
     const py::object device_error = py::module_::import("gradhess.errors").attr("DeviceError");
-    py::register_exception<CudaError>(module, "CudaError", device_error.ptr());
+    py::register_local_exception<CudaError>(module, "CudaError", device_error.ptr());
     const py::object memory_error = py::module_::import("gradhess.errors").attr("DeviceMemoryError");
-    py::register_exception<CudaMemoryError>(module, "CudaMemoryError", memory_error.ptr());
+    py::register_local_exception<CudaMemoryError>(module, "CudaMemoryError", memory_error.ptr());
     module.attr("RUNTIME_VERSION") = cuda::runtime_version();
     module.attr("ARCHITECTURES") = GRADHESS_CUDA_ARCHITECTURES;
     module.attr("SELF_TEST") = cuda::kSelfTest;
