@@ -9,6 +9,7 @@ In a virtual machine a thread that slept is easily woken on the processor of its
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 from bench_support import record, timing
 from bench_support.competitors import BY_NAME
@@ -34,9 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
                 # Apart, since the threads of one spin where those of the other are to wake.
                 for name, job in jobs.items():
                     times = timing.interleaved(
-                        {name: lambda job=job, problem=problem: job(problem)},  # type: ignore[misc]
+                        {name: partial(job, problem)},
                         chosen.rounds,
-                        measure=lambda call, pause=pause: timing.seconds(call, pause=pause),  # type: ignore[misc]
+                        measure=partial(timing.seconds, pause=pause),
                     )
                     row[name] = list(timing.Band.of([1e3 * seconds for seconds in times[name]]))
                 rows.append(row)

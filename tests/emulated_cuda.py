@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -74,6 +75,20 @@ def build(architecture: int) -> ModuleType:
     spec.loader.exec_module(module)
     shutil.rmtree(folder)  # what is mapped stays
     return module
+
+
+@pytest.fixture(scope="module", params=[900, 800], ids=["sm_90", "sm_80"])
+def cuda(request):
+    module = build(900)
+    module.emulate_architecture(request.param)
+    yield module
+    module.emulate_schedule(0)
+    module.emulate_architecture(900)
+
+
+@pytest.fixture(scope="module")
+def newest():
+    return build(900)
 
 
 class Guarded:

@@ -31,6 +31,12 @@ def close(got, expected, u=2.0**-53):
     assert np.abs(got - expected).max() <= bound
 
 
+def shorten_blocks(monkeypatch, rows):
+    """Blocks of streams and of batches, of so many rows."""
+    for name in ("BLOCK_ROWS", "STREAM_ROWS", "BATCH_ROWS"):
+        monkeypatch.setattr(layout, name, rows)
+
+
 class OutOfMemory:
     """Allocations on the stand-in's devices, of which the ``allowed`` next ones succeed."""
 

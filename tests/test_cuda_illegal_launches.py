@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from emulated_cuda import why_not
-from gpu_streams import IllegalLaunches, bits, calls_that_fill_blocks, data
+from gpu_streams import IllegalLaunches, bits, calls_that_fill_blocks, data, shorten_blocks
 from test_cuda_backend import gpu as plain_gpu
 from test_cuda_backend import module
 from test_cuda_public import gpu
@@ -26,8 +26,7 @@ def short_blocks(monkeypatch, gpu):
     if not gpu.is_standin:
         pytest.skip("a device does not refuse launches on demand")
     monkeypatch.setattr(layout, "SNAPSHOT_PARAMETERS", 100)
-    for name in ("BLOCK_ROWS", "STREAM_ROWS", "BATCH_ROWS"):
-        monkeypatch.setattr(layout, name, 128)
+    shorten_blocks(monkeypatch, 128)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "fp16x3"])

@@ -6,28 +6,16 @@ import re
 
 import numpy as np
 import pytest
-from emulated_cuda import ROOT, Guarded, build, why_not
+from emulated_cuda import ROOT, Guarded, cuda, newest, why_not
 
 from gradhess._backends.cupy.engine import PRODUCT_SEGMENT
+
+__all__ = ["cuda", "newest"]
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
 U = 2.0**-53
 LAYOUTS = [(True, True), (True, False), (False, True), (False, False)]
-
-
-@pytest.fixture(scope="module", params=[900, 800], ids=["sm_90", "sm_80"])
-def cuda(request):
-    module = build(900)
-    module.emulate_architecture(request.param)
-    yield module
-    module.emulate_schedule(0)
-    module.emulate_architecture(900)
-
-
-@pytest.fixture(scope="module")
-def newest():
-    return build(900)
 
 
 def operand(matrix, apart, extra):

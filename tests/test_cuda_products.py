@@ -14,6 +14,7 @@ from emulated_cuda import why_not
 from gpu_streams import OutOfMemory
 from test_cuda_backend import gpu as plain_gpu
 from test_cuda_backend import module
+from test_cuda_public import gpu
 from test_gpu_backend import (
     test_pairwise_dependence,
     test_pairwise_dependence_of_the_first_inputs,
@@ -38,6 +39,7 @@ from gradhess._backends.cupy.rows import DeviceRows
 from gradhess.errors import DeviceError, DeviceMemoryError
 
 __all__ = [
+    "gpu",
     "module",
     "plain_gpu",
     "test_kronecker_sums_at_odd_sizes",
@@ -53,14 +55,6 @@ __all__ = [
 ]
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
-
-
-@pytest.fixture(scope="module")
-def gpu(plain_gpu):
-    with registry.use_backend("cuda"):
-        gh.weighted_gram(plain_gpu.cupy.ones((2, 2)))  # the self-test, which waits
-        gh.synchronize()
-        yield plain_gpu
 
 
 def sums(gpu):

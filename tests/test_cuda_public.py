@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from emulated_cuda import why_not
-from gpu_streams import bits, data
+from gpu_streams import bits, data, shorten_blocks
 from test_cuda_backend import gpu as plain_gpu
 from test_cuda_backend import module
 from test_gpu_gradients import (
@@ -32,7 +32,6 @@ from test_gpu_stream import test_three_runs_have_the_same_bits as of_three_runs
 
 import gradhess as gh
 from gradhess._backends import registry
-from gradhess._backends.cupy import layout
 
 __all__ = [
     "module",
@@ -71,8 +70,7 @@ def test_the_compiled_engine_is_the_one_that_is_chosen(gpu, module):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("d", [20, 140])
 def test_chunks_that_straddle_short_blocks(gpu, monkeypatch, d, dtype, accuracy):
-    for name in ("BLOCK_ROWS", "STREAM_ROWS", "BATCH_ROWS"):
-        monkeypatch.setattr(layout, name, 256)
+    shorten_blocks(monkeypatch, 256)
     X, w = data(700, d, dtype=dtype), np.random.default_rng(1).uniform(0.5, 2, 700)
     for weights in (None, w):
         found = []

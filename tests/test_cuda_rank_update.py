@@ -7,23 +7,11 @@ import subprocess
 
 import numpy as np
 import pytest
-from emulated_cuda import ROOT, Guarded, build, compiler, why_not
+from emulated_cuda import ROOT, Guarded, compiler, cuda, newest, why_not
+
+__all__ = ["cuda", "newest"]
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
-
-
-@pytest.fixture(scope="module", params=[900, 800], ids=["sm_90", "sm_80"])
-def cuda(request):
-    module = build(900)
-    module.emulate_architecture(request.param)
-    yield module
-    module.emulate_schedule(0)
-    module.emulate_architecture(900)
-
-
-@pytest.fixture(scope="module")
-def newest():
-    return build(900)
 
 
 def rank_update(cuda, rows, weights, scatter, *, pitch=None, seed=0, blocks=0):

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 from emulated_cuda import why_not
-from gpu_streams import KINDS_OF_CALLS, OutOfMemory, bits, calls_that_fill_blocks
+from gpu_streams import KINDS_OF_CALLS, OutOfMemory, bits, calls_that_fill_blocks, shorten_blocks
 from test_cuda_backend import gpu as plain_gpu
 from test_cuda_backend import module
 from test_cuda_public import gpu
@@ -25,8 +25,7 @@ CUTS = ([], [1, 63, 140], [129])
 
 @pytest.fixture(autouse=True)
 def short_blocks(monkeypatch):
-    for name in ("BLOCK_ROWS", "STREAM_ROWS", "BATCH_ROWS"):
-        monkeypatch.setattr(layout, name, 128)
+    shorten_blocks(monkeypatch, 128)
 
 
 def same_bits(rows_of, weights=None, **options):

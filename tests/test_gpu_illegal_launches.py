@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from gpu_streams import KINDS_OF_CALLS, IllegalLaunches, bits, calls_that_fill_blocks, data
+from gpu_streams import KINDS_OF_CALLS, IllegalLaunches, bits, calls_that_fill_blocks, data, shorten_blocks
 
 import gradhess as gh
 from gradhess._backends.cupy import layout
@@ -21,8 +21,7 @@ def short_blocks(monkeypatch, gpu):
     if not gpu.is_standin:
         pytest.skip("a device does not refuse launches on demand")
     monkeypatch.setattr(layout, "SNAPSHOT_PARAMETERS", D - 10)
-    for name in ("BLOCK_ROWS", "STREAM_ROWS", "BATCH_ROWS"):
-        monkeypatch.setattr(layout, name, 256)
+    shorten_blocks(monkeypatch, 256)
 
 
 @pytest.mark.parametrize("kind", KINDS_OF_CALLS)

@@ -6,7 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
-from gpu_streams import BLOCK, bits, close, data
+from gpu_streams import BLOCK, bits, close, data, shorten_blocks
 
 import gradhess as gh
 from gradhess._backends import registry
@@ -219,8 +219,7 @@ def test_rows_of_the_host_are_copied_while_others_are_computed(gpu, monkeypatch)
     X = data(5000, 6)
     w = np.random.default_rng(0).uniform(1, 2, 5000)
     monkeypatch.setattr(host_feed, "PIECE_BYTES", 300 * 8 * 7)  # many pieces, that straddle blocks of nothing
-    for name in ("BLOCK_ROWS", "STREAM_ROWS", "BATCH_ROWS"):
-        monkeypatch.setattr(layout, name, 1024)
+    shorten_blocks(monkeypatch, 1024)
     for rows in (X, np.asfortranarray(X), X.astype(np.float32), X[:, ::-1]):
         cov = gh.StreamingCovariance(device="cuda", ddof=1)
         cov.partial_fit(rows[:1000], w[:1000]).partial_fit(rows[1000:], w[1000:])

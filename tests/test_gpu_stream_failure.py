@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from gpu_streams import KINDS_OF_CALLS, OutOfMemory, bits, calls_that_fill_blocks, data
+from gpu_streams import KINDS_OF_CALLS, OutOfMemory, bits, calls_that_fill_blocks, data, shorten_blocks
 
 import gradhess as gh
 from gradhess._backends.cupy import layout
@@ -20,8 +20,7 @@ def test_memory_that_runs_out_anywhere_leaves_all_as_it_was(gpu, monkeypatch, co
         pytest.skip("memory of a device does not run out on demand")
     d = 140
     monkeypatch.setattr(layout, "SNAPSHOT_PARAMETERS", d if copied else d - 10)
-    for name in ("BLOCK_ROWS", "STREAM_ROWS", "BATCH_ROWS"):
-        monkeypatch.setattr(layout, name, 256)
+    shorten_blocks(monkeypatch, 256)
     options, first, arguments = calls_that_fill_blocks(gpu, d)[kind]
 
     def make():
@@ -40,8 +39,7 @@ def test_memory_that_runs_out_in_a_merge_or_with_rows_of_the_host(gpu, monkeypat
     d = 140
     monkeypatch.setattr(layout, "SNAPSHOT_PARAMETERS", d if copied else d - 10)
     monkeypatch.setattr(host_feed, "PIECE_BYTES", 170 * 8 * (d + 1))
-    for name in ("BLOCK_ROWS", "STREAM_ROWS", "BATCH_ROWS"):
-        monkeypatch.setattr(layout, name, 256)
+    shorten_blocks(monkeypatch, 256)
     X = data(900, d)
     memory = OutOfMemory(gpu, monkeypatch)
     other = gh.StreamingCovariance(device="cuda").partial_fit(X[:300])
@@ -71,8 +69,7 @@ def test_a_device_that_fails_is_never_a_wrong_result(gpu, monkeypatch, kernel, c
     from cupy._raw import RawKernel
 
     monkeypatch.setattr(layout, "SNAPSHOT_PARAMETERS", 100 if copied else 10)
-    for name in ("BLOCK_ROWS", "STREAM_ROWS", "BATCH_ROWS"):
-        monkeypatch.setattr(layout, name, 256)
+    shorten_blocks(monkeypatch, 256)
     X = data(900, 20)
     cov = gh.StreamingCovariance().partial_fit(gpu.array(X[:300]))
     before = bits(cov)
@@ -108,8 +105,7 @@ def test_memory_that_runs_out_in_the_first_call(gpu, monkeypatch):
     if not gpu.is_standin:
         pytest.skip("memory of a device does not run out on demand")
     monkeypatch.setattr(layout, "SNAPSHOT_PARAMETERS", 10)
-    for name in ("BLOCK_ROWS", "STREAM_ROWS", "BATCH_ROWS"):
-        monkeypatch.setattr(layout, name, 256)
+    shorten_blocks(monkeypatch, 256)
     X = gpu.array(data(600, 20))
     memory = OutOfMemory(gpu, monkeypatch)
     for failing in range(8):
@@ -129,8 +125,7 @@ def test_memory_that_runs_out_is_the_only_error_of_its_call(gpu, monkeypatch):
     if not gpu.is_standin:
         pytest.skip("memory of a device does not run out on demand")
     monkeypatch.setattr(layout, "SNAPSHOT_PARAMETERS", 10)
-    for name in ("BLOCK_ROWS", "STREAM_ROWS", "BATCH_ROWS"):
-        monkeypatch.setattr(layout, name, 256)
+    shorten_blocks(monkeypatch, 256)
     X = data(900, 20)
     X[500, 3] = np.nan
     memory = OutOfMemory(gpu, monkeypatch)

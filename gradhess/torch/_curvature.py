@@ -16,7 +16,7 @@ from gradhess.curvature import layer_curvature as _layer_curvature
 from gradhess.errors import GradhessError, InputError, InputTypeError, NonFiniteError
 from gradhess.torch._data import batches
 from gradhess.torch._layer_probe import LayerProbe
-from gradhess.torch._module_function import FAILURES, first_line
+from gradhess.torch._module_function import failures_named
 
 LossFunction: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(outputs, targets) -> per-sample losses (n,)."""
@@ -193,15 +193,11 @@ def _by_autograd(
 
 def _losses(loss: LossFunction, o: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """(n,), each of which depends on the outputs of its own sample."""
-    try:
+    with failures_named(
+        f"loss does not take outputs of shape {tuple(o.shape)} with targets of shape {tuple(targets.shape)}, "
+        f"{targets.dtype}"
+    ):
         losses = loss(o, targets)
-    except (GradhessError, torch.OutOfMemoryError):
-        raise
-    except FAILURES as error:
-        raise InputError(
-            f"loss does not take outputs of shape {tuple(o.shape)} with targets of shape {tuple(targets.shape)}, "
-            f"{targets.dtype}: {first_line(error)}"
-        ) from error
     if not isinstance(losses, torch.Tensor) or losses.shape != (len(o),):
         got = tuple(losses.shape) if isinstance(losses, torch.Tensor) else type(losses).__name__
         raise InputError(

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from gradhess.errors import GradhessError, InputError
-from gradhess.torch._module_function import FAILURES, first_line
+from gradhess.errors import InputError
+from gradhess.torch._module_function import failures_named
 
 
 class LayerProbe:
@@ -70,17 +70,10 @@ class LayerProbe:
 
     def _run(self, inputs: torch.Tensor) -> Any:
         """The model on the inputs; what torch says about those that do not fit is said with their name."""
-        try:
-            with torch.enable_grad():
-                return self.model(inputs)
-        except (GradhessError, torch.OutOfMemoryError):
-            raise
-        except FAILURES as error:
-            raise InputError(
-                f"model does not take the inputs of data (shape {tuple(inputs.shape)}, {inputs.dtype}): "
-                f"{first_line(error)}; they must be a batch (n, ...) as the model is called with, floats where its "
-                "first layer has floats"
-            ) from error
+        what = f"model does not take the inputs of data (shape {tuple(inputs.shape)}, {inputs.dtype})"
+        advice = "; they must be a batch (n, ...) as the model is called with, floats where its first layer has floats"
+        with failures_named(what, advice), torch.enable_grad():
+            return self.model(inputs)
 
     def backward(self, errors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """``do_q/dz`` (n, K, k), and ``sum_q e_q d^2 o_q / dz^2`` (n, k, k), or None where it is zero."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +18,18 @@ FAILURES: Final = (RuntimeError, ValueError, IndexError, TypeError)
 """What torch raises about inputs of a wrong shape, type or range."""
 
 _CHANGE_BETWEEN_CALLS: Final = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
+
+
+@contextmanager
+def failures_named(what: str, advice: str = "") -> Iterator[None]:
+    """InputError ``what: ...advice``, with the first line of what torch says, for failures within. Errors of this
+    package, and memory that runs out, stay what they are."""
+    try:
+        yield
+    except (GradhessError, torch.OutOfMemoryError):
+        raise
+    except FAILURES as error:
+        raise InputError(f"{what}: {first_line(error)}{advice}") from error
 
 
 class ModuleFunction:

@@ -176,6 +176,8 @@ class RegressionOracle:
         if isinstance(self._dataset, TensorDataset):
             # A copy: the array may be read-only, and belongs to somebody else.
             item = self._dataset[torch.from_numpy(np.array(indices, np.int64))]
+            if len(item) != 2:
+                raise InputTypeError("an item of the dataset must be a pair (input, target)")
         else:
             items = [self._dataset[int(index)] for index in indices]
             for index, one in zip(indices, items, strict=True):
@@ -187,8 +189,6 @@ class RegressionOracle:
                     f"samples {', '.join(str(int(index)) for index in indices[:8])}{', ...' * (len(indices) > 8)} of "
                     f"dataset do not make a batch: {first_line(error)}; pad or crop them to one shape"
                 ) from error
-        if not isinstance(item, (tuple, list)) or len(item) != 2:
-            raise InputTypeError("an item of the dataset must be a pair (input, target)")
         for part, name in zip(item, ("input", "target"), strict=True):
             if not isinstance(part, Tensor):
                 raise InputTypeError(

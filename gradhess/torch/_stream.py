@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from gradhess import _validation as check
@@ -16,10 +15,10 @@ from gradhess._backends.outer_rows import OuterRows
 from gradhess._gradients import Gradients, layer_gradients
 from gradhess._gradients.layer import LayerGradients
 from gradhess._streaming import StreamingCovariance
-from gradhess.errors import GradhessError, InputError, InputTypeError, NonFiniteError
+from gradhess.errors import InputError, InputTypeError, NonFiniteError
 from gradhess.torch._collector import GradientCollector
 from gradhess.torch._data import pair
-from gradhess.torch._module_function import FAILURES, first_line
+from gradhess.torch._module_function import failures_named
 
 STRUCTURES: Final = ("full", "diagonal", "blocks", "kronecker")
 
@@ -194,17 +193,11 @@ def _add(before: Covariance | None, gradients: Gradients, structure: str, ddof: 
 def _call(model: nn.Module, inputs: Any, index: int) -> Any:
     """What torch says about inputs that do not fit is said with their name."""
     moved = _moved(model, inputs)
-    try:
+    shape = f" (shape {tuple(moved.shape)}, {moved.dtype})" if isinstance(moved, Tensor) else ""
+    with failures_named(f"model does not take the inputs of batch {index} of loader{shape}"):
         if isinstance(moved, dict):
             return model(**moved)
         return model(*moved) if isinstance(moved, (tuple, list)) else model(moved)
-    except (GradhessError, torch.OutOfMemoryError):
-        raise
-    except FAILURES as error:
-        shape = f" (shape {tuple(moved.shape)}, {moved.dtype})" if isinstance(moved, Tensor) else ""
-        raise InputError(
-            f"model does not take the inputs of batch {index} of loader{shape}: {first_line(error)}"
-        ) from error
 
 
 def _moved(model: nn.Module, value: Any) -> Any:

@@ -71,6 +71,13 @@ static __device__ Entry entry_of(i64 column_blocks, i64 width) {
     return {(i64)blockIdx.x / column_blocks, column, column / width, column % width};
 }
 
+// The partial sums of the lanes of a warp, added in order.
+static __device__ double sum_of_lanes(const double (&part)[32]) {
+    double total = 0.0;
+    for (int lane = 0; lane < 32; ++lane) total += part[lane];
+    return total;
+}
+
 // eta[i, q] = sum_j x[i, j] coef[q, j] + intercept[q]: a warp for each row, 32 partial sums added in order of lanes.
 extern "C" __global__ void predictor(const T* x, i64 n, i64 d, i64 row_stride, i64 column_stride, const double* coef,
                                      const double* intercept, i64 k, double* eta) {
@@ -87,8 +94,7 @@ extern "C" __global__ void predictor(const T* x, i64 n, i64 d, i64 row_stride, i
         WARP_BARRIER();
         EACH_LANE(lane) {
             if (lane == 0) {
-                double total = 0.0;
-                for (int other = 0; other < 32; ++other) total += part[warp][other];
+                const double total = sum_of_lanes(part[warp]);
                 eta[i * k + q] = intercept ? total + intercept[q] : total;
             }
         }
@@ -112,11 +118,7 @@ extern "C" __global__ void row_squares(const T* x, i64 n, i64 d, double* sums) {
     }
     WARP_BARRIER();
     EACH_LANE(lane) {
-        if (lane == 0) {
-            double total = 0.0;
-            for (int other = 0; other < 32; ++other) total += part[warp][other];
-            sums[i] = total;
-        }
+        if (lane == 0) sums[i] = sum_of_lanes(part[warp]);
     }
 }
 

@@ -18,6 +18,7 @@ def _prefetch(typing_context: Any, array: Any, row: Any, column: Any) -> Any:
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = signature.args[0]
         matrix = context.make_array(kind)(context, builder, arguments[0])
+        # Numba's own functions have no types.
         entry = cgutils.get_item_pointer(context, builder, kind, matrix, arguments[1:])  # type: ignore[no-untyped-call]
         address = builder.bitcast(entry, ir.IntType(8).as_pointer())
         hint = builder.module.declare_intrinsic(
