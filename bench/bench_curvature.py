@@ -1,14 +1,15 @@
-"""H, M and C of the 50 x 50 layer of a 784-50-50-10 ReLU network, beside the floor of the machine and a plain script.
+"""H, M and C of the 50 x 50 layer of a 784-50-50-10 network, beside the floor of the machine and a plain script.
 
     python bench/bench_curvature.py      # or: pytest bench/bench_curvature.py
 
 The samples are generated: 60,000 of 784 pixels, as in MNIST, with labels from a random linear map; the network is
-trained on them for a few steps. Everything is in one run, in float64 sums, from a float32 model:
+trained on them for a few steps. Behind a ReLU half of all numbers are zero, and what has a factor of zero is left out;
+a leaky ReLU has no zeros. Everything is in one run, in float64 sums, from a float32 model:
 
 * gradhess: ``gradhess.torch.layer_curvature``, forward and backward passes included; median of the rounds.
 * floor: ``3 n k (k + 1) m (m + 1) / 2`` operations, which is what three weighted Gram matrices of the outer rows take
-  if both symmetries are used and nothing else is done, over the peak of float64 multiply-adds that is probed before and
-  after each round (the best counts).
+  if both symmetries are used, nothing is zero and nothing else is done, over the peak of float64 multiply-adds that is
+  probed before and after each round (the best counts).
 * plain: one backward pass for each output of each sample, then an update of three (2500, 2500) NumPy arrays by an
   outer or a Kronecker product, on the first ``PLAIN_SAMPLES`` samples. Its time grows in proportion to the samples, and
   is shown for all of them.
@@ -31,9 +32,10 @@ PLAIN_SAMPLES = 4 if QUICK else 40
 ROUNDS = 1 if QUICK else 3
 BATCH = 50
 WIDTH, PIXELS, CLASSES = 50, 784, 10
+ACTIVATIONS = ("ReLU", "LeakyReLU")
 
 
-def problem() -> tuple[Any, Any, Any]:
+def problem(activation: str) -> tuple[Any, Any, Any]:
     """Model, inputs and labels."""
     import torch
 
@@ -44,7 +46,7 @@ def problem() -> tuple[Any, Any, Any]:
     sizes = (PIXELS, WIDTH, WIDTH, CLASSES)
     layers: list[Any] = []
     for before, after in itertools.pairwise(sizes):
-        layers += [torch.nn.Linear(before, after, bias=False), torch.nn.ReLU()]
+        layers += [torch.nn.Linear(before, after, bias=False), getattr(torch.nn, activation)()]
     model = torch.nn.Sequential(*layers[:-1])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for start in range(0, SAMPLES, BATCH):
@@ -64,9 +66,9 @@ def plain(model: Any, inputs: Any, labels: Any) -> tuple[Any, Any, Any]:
     p = WIDTH * WIDTH
     H, M, second, total = np.zeros((p, p)), np.zeros((p, p)), np.zeros((p, p)), np.zeros(p)
     for x, t in zip(inputs, labels, strict=True):
-        a = torch.relu(model[0](x)).detach()
+        a = model[:2](x).detach()
         z = model[2](a).detach().requires_grad_()
-        outputs = model[4](torch.relu(z))
+        outputs = model[3:](z)
         rows = [torch.autograd.grad(o, z, retain_graph=True)[0].numpy() for o in outputs]
         J = np.stack(rows).astype(np.float64)
         P = torch.softmax(outputs.detach().double(), dim=0).numpy()
@@ -83,11 +85,11 @@ def plain(model: Any, inputs: Any, labels: Any) -> tuple[Any, Any, Any]:
     return H / n, M / n, (second / n - np.outer(total, total) / n**2) / BATCH
 
 
-def measure() -> dict[str, float]:
+def measure(activation: str) -> dict[str, float]:
     """Seconds and ratios; asserts that both agree on the samples that both see."""
     from gradhess.torch import layer_curvature
 
-    model, inputs, labels = problem()
+    model, inputs, labels = problem(activation)
     few, their = inputs[:PLAIN_SAMPLES], labels[:PLAIN_SAMPLES]
     start = time.perf_counter()
     H, M, C = plain(model, few, their)
@@ -118,16 +120,18 @@ def _peak() -> float:
     return found[0] if found else float("nan")
 
 
-def test_curvature_of_a_layer() -> None:
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_curvature_of_a_layer(activation: str) -> None:
     pytest.importorskip("torch")
-    show(measure())
+    show({activation: measure(activation)})
 
 
-def show(figures: dict[str, float]) -> None:
+def show(figures: dict[str, dict[str, float]]) -> None:
     print(f"\n{SAMPLES:,} samples, p = {WIDTH * WIDTH:,}; plain script on {PLAIN_SAMPLES} of them, scaled up")
-    print("".join(f"{name:>14}" for name in figures))
-    print("".join(f"{value:14.2f}" for value in figures.values()))
+    print(f"{'':10}" + "".join(f"{name:>14}" for name in next(iter(figures.values()))))
+    for activation, values in figures.items():
+        print(f"{activation:10}" + "".join(f"{value:14.2f}" for value in values.values()))
 
 
 if __name__ == "__main__":
-    show(measure())
+    show({activation: measure(activation) for activation in ACTIVATIONS})

@@ -13,12 +13,23 @@ from gradhess._backends.protocol import KroneckerFactor
 U = np.finfo(np.float64).eps / 2
 
 
-def problem(n, m, k, rank, seed=0):
-    """Activations, and two factors: of that rank, and given as it is."""
+def problem(n, m, k, rank, zeros="none", seed=0):
+    """Activations, and two factors: of that rank, and given as it is.
+
+    Zeros as behind a ReLU: anywhere, or of whole columns, or of all there is in some rows.
+    """
     rng = np.random.default_rng([seed, n, m, k])
     A, L, R = rng.normal(size=(n, m)), rng.normal(size=(n, rank, k)), rng.normal(size=(n, rank, k))
     Q = rng.normal(size=(n, k, k))
-    return A, [KroneckerFactor(R, L), KroneckerFactor(Q + Q.transpose(0, 2, 1))]
+    Q += Q.transpose(0, 2, 1)
+    if zeros != "none":
+        shape = {"anywhere": (n, m + k), "columns": (1, m + k), "rows": (n, 1)}[zeros]
+        active = np.broadcast_to(rng.random(shape) < 0.4, (n, m + k))
+        of_outputs = active[:, m:]
+        L *= rng.random(L.shape) < 0.5  # what one row of a factor has not, another may have
+        A, L, Q = A * active[:, :m], L * of_outputs[:, np.newaxis], Q * of_outputs[:, np.newaxis]
+        Q = np.ascontiguousarray(Q * of_outputs[:, :, np.newaxis])
+    return A, [KroneckerFactor(R, L), KroneckerFactor(Q)]
 
 
 def run(ops, A, factors, *, threads=2, cuts=()):
@@ -48,10 +59,14 @@ SHAPES = [
 ]
 
 
+ZEROS = ("none", "anywhere", "columns", "rows")
+
+
+@pytest.mark.parametrize("zeros", ZEROS)
 @pytest.mark.parametrize("n", [1, 255, 700])
-def test_sums_at_every_edge(ops, n):
+def test_sums_at_every_edge(ops, n, zeros):
     for m, k, rank in SHAPES:
-        A, factors = problem(n, m, k, rank)
+        A, factors = problem(n, m, k, rank, zeros)
         found = run(ops, A, factors)
         q, r = np.triu_indices(k)
         i, j = np.triu_indices(m)
@@ -65,13 +80,31 @@ def test_sums_at_every_edge(ops, n):
             assert (np.abs(total - W.T @ squares) <= bound).all(), (m, k, rank)
 
 
-def test_the_same_bits_for_any_threads_and_any_whole_slabs(ops):
-    for m, k, rank in ((23, 9, 3), (12, 30, 2)):
-        A, factors = problem(1700, m, k, rank)
+@pytest.mark.parametrize("zeros", ZEROS)
+def test_the_same_bits_for_any_threads_and_any_whole_slabs(ops, zeros):
+    for m, k, rank in ((23, 9, 3), (12, 30, 2), (9, 40, 1)):  # the last in several buffers of weights
+        A, factors = problem(1700, m, k, rank, zeros)
         expected = run(ops, A, factors, threads=1)
         for threads in (1, 2, 3, 7):
             for cuts in ((), (512,), (1024, 1536)):
                 np.testing.assert_array_equal(run(ops, A, factors, threads=threads, cuts=cuts), expected)
+
+
+def test_rows_that_are_left_out_change_no_bits(ops):
+    """A second factor, which is zero nowhere, has every row looked at."""
+    if ops.name == "reference":
+        pytest.skip("a product of matrices, whose bits depend on their shapes")
+    for m, k, rank in ((23, 9, 3), (12, 30, 2), (31, 2, 1)):
+        A, (sparse, _) = problem(1700, m, k, rank, "anywhere")
+        dense = KroneckerFactor(np.ones((1700, 1, k)), np.ones((1700, 1, k)))
+        alone, beside = run(ops, A, [sparse]), run(ops, A, [sparse, dense])
+        np.testing.assert_array_equal(alone[0], beside[0])
+        # Nor does a block of pairs that has less to do: the same sums for two columns of A without the others.
+        few = [0, m - 1]
+        i, j = np.triu_indices(m)
+        kept = np.isin(i, few) & np.isin(j, few)
+        found = run(ops, np.ascontiguousarray(A[:, few]), [sparse])
+        np.testing.assert_array_equal(found[0], alone[0][:, kept])
 
 
 def test_sums_are_added(ops):

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "grouped.hpp"
+#include "kronecker_job.hpp"
 #include "pair_job.hpp"
 #include "slab.hpp"
 
@@ -52,12 +53,12 @@ struct Isa {
     Kernels<double> f64;
     Kernels<float> f32;
     // Sums of Kronecker products (kronecker.hpp).
-    void (*pack_weights)(const double* left, const double* right, Index rank, Index outputs, Index row0, Index count,
-                         Index first, Index n, Slab<double>&, double* line, double* copy);
-    void (*pack_products)(const double* rows, Index row0, Index count, Index features, Index first, Index n,
-                          Slab<double>&, double* line, double* copy);
-    void (*cross_update)(const Slab<double>& left, Index begin, Index end, const Slab<double>& right, Index n,
-                         double* out, Index stride);
+    void (*pack_weights)(const KroneckerJob&, const Index* samples, Index count, Index first, Index n, Slab<double>&,
+                         Index row0, double* line, double* copy);
+    void (*pack_products)(const KroneckerJob&, const Index* samples, Index count, Index first, Index n, Slab<double>&,
+                          double* line, double* copy);
+    void (*cross_update)(const Slab<double>& left, const Index* left_rows, Index n_left, const Slab<double>& right,
+                         Index n_right, double* const* out);
     // Dependence of one input on each of a block of kPairLanes inputs: out (kPairLanes,). The block is (targets,
     // kPairLanes), of wider integers where targets have weights.
     void (*pair_dependence)(const PairJob&, const PairRow&, const std::uint8_t* block, double* out);

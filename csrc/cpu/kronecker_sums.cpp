@@ -1,11 +1,12 @@
-// Some weights of a few slabs are packed for all threads; then each thread takes blocks of pairs and weights, forms the
-// products of its pairs slab by slab in its own L2 cache, and lets the strips of weights pass over them. What they are
-// added to stays in the L3 cache over those slabs. Each entry is summed slab after slab, whoever does it and however
-// blocks are cut, so its bits depend on neither.
+// Some slabs at a time: which rows matter to which entries is looked up; the entries of W are packed for all threads,
+// of those rows only; then each thread takes runs of W and blocks of pairs, forms the products of its pairs slab by
+// slab in its own L2 cache, and lets the strips of W pass over them. Rows that are left out would have added zero, and
+// each entry is summed slab after slab, whoever does it, so its bits depend neither on that nor on how blocks are cut.
 #include "kronecker_sums.hpp"
 
 #include <array>
 
+#include "active_rows.hpp"
 #include "team.hpp"
 #include "workspace.hpp"
 
@@ -14,118 +15,284 @@ namespace {
 
 Index ceil_divide(Index a, Index b) { return (a + b - 1) / b; }
 
-// `total` in equal parts of at most `most`, rounded up to a multiple.
-Index part_of(Index total, Index most, Index multiple) {
-    return round_up(ceil_divide(total, ceil_divide(total, most)), multiple);
-}
-
 class KroneckerSums {
  public:
-    KroneckerSums(const KroneckerJob& job, int threads, const Isa& isa) : job_(job), isa_(isa), panel_(isa.f64.panel) {
-        const double work = static_cast<double>(job.samples) * static_cast<double>(job.factors.size()) *
+    KroneckerSums(const KroneckerJob& job, int threads, const Isa& isa)
+        : job_(job),
+          isa_(isa),
+          panel_(isa.f64.panel),
+          slabs_(std::min(tuning::kSlabsTogether, ceil_divide(job.samples, job.slab_rows))),
+          slab_words_(ceil_divide(job.slab_rows, kBits)),
+          words_(slabs_ * slab_words_) {
+        const double work = static_cast<double>(job.samples) * static_cast<double>(job.n_factors()) *
                             static_cast<double>(job.weights()) * static_cast<double>(job.pairs());
         threads_ = work < static_cast<double>(tuning::kTeamMinWork) ? 1 : std::max(1, threads);
-        pairs_ = part_of(job.pairs(), tuning::kPairColumns, isa.f64.tile_columns);
-        pair_blocks_ = ceil_divide(job.pairs(), pairs_);
-        slabs_together_ = std::min(tuning::kSlabsTogether, ceil_divide(job.samples, job.slab_rows));
-        group_ = part_of(job.weights(), tuning::kWeightsTogether, panel_);
-        const Index wanted = ceil_divide(threads_ > 1 ? tuning::kPairBlocksPerThread * threads_ : 1, pair_blocks_);
-        const Index blocks = std::clamp<Index>(wanted, 1, std::max<Index>(1, group_ / tuning::kWeightsMin));
-        weights_ = round_up(ceil_divide(group_, blocks), panel_);
+        // Entries of W in a run: as many as are packed at a time, and enough runs for all threads.
+        const Index blocks = ceil_divide(job.pairs(), tuning::kPairColumns);
+        const Index wanted = threads_ > 1 ? ceil_divide(tuning::kPairBlocksPerThread * threads_, blocks) : 1;
+        const Index columns =
+            std::clamp(job.weights() * job.n_factors() / wanted, tuning::kWeightsMin, tuning::kWeightsTogether);
+        most_weights_ = std::clamp<Index>(columns / job.n_factors(), 1, job.weights());
+        for (Index q = 0; q < job.outputs; ++q) most_runs_ += ceil_divide(job.outputs - q, most_weights_);
+        const Index all = size_of(job.weights(), job.slab_rows) + most_runs_ * (job.slab_rows + kPadRows) * panel_;
+        capacity_ =
+            std::max(slabs_ * size_of(most_weights_, job.slab_rows), std::min(slabs_ * all, tuning::kWeightsBuffer));
     }
 
     void run() {
-        for (auto& slabs : slabs_) slabs.resize(static_cast<std::size_t>(slabs_together_));
+        runs_.resize(static_cast<std::size_t>(most_runs_));
+        blocks_.resize(static_cast<std::size_t>(job_.features + ceil_divide(job_.pairs(), tuning::kPairColumns)));
+        packed_.resize(static_cast<std::size_t>(most_runs_ * slabs_));
+        batches_.resize(static_cast<std::size_t>(most_runs_ + 1));
         scratch_.resize(static_cast<std::size_t>(threads_));
         Index longest = job_.features + panel_;
         for (const KroneckerFactor& factor : job_.factors)
             longest = std::max(longest, factor.rank * (job_.outputs + panel_));
+        const Index most_columns = round_up(most_weights_ * job_.n_factors(), panel_);
         Arena::of_this_thread().place([&](Carver& carver) {
-            for (auto& slabs : slabs_)
-                for (Slab<double>& slab : slabs) slab = carve_panels<double>(carver, group_, job_.slab_rows, panel_);
+            output_rows_ = carver.take<RowBits>(job_.outputs * words_);
+            feature_rows_ = carver.take<RowBits>(job_.features * words_);
+            for (Buffer& buffer : buffers_) {
+                buffer.panels = carver.take<double>(capacity_);
+                buffer.samples = carver.take<Index>(capacity_ / panel_);
+            }
             for (Scratch& own : scratch_) {
-                own.products = carve_panels<double>(carver, pairs_, job_.slab_rows, panel_);
-                own.line = carver.take<double>(round_up(std::max(pairs_, group_), panel_) + panel_);
+                own.products = carve_panels<double>(carver, tuning::kPairColumns, job_.slab_rows, panel_);
+                own.line = carver.take<double>(std::max(round_up(tuning::kPairColumns, panel_), most_columns) + panel_);
                 own.copy = carver.take<double>(longest);
+                own.samples = carver.take<Index>(job_.slab_rows);
+                own.rows = carver.take<Index>(job_.slab_rows);
+                own.out = carver.take<double*>(most_columns + isa_.f64.strip_rows);
+                own.seen = carver.take<RowBits>(2 * std::max(job_.outputs, job_.features));
             }
         });
-        const Index step = slabs_together_ * job_.slab_rows;
         run_team(threads_, [&](Team team) {
             Scratch& own = scratch_[static_cast<std::size_t>(team.rank)];
-            // Who finds no block left to add packs the next weights, in the other of two buffers; nobody adds these
-            // before all have left the loop that packs them.
-            std::size_t buffer = 0;
-            // One factor after the other: its sums, but not those of all, stay in the L3 cache from slab to slab.
-            for (std::size_t f = 0; f < job_.factors.size(); ++f)
-                for (Index row = 0; row < job_.samples; row += step)
-                    for (Index weight = 0; weight < job_.weights(); weight += group_, buffer ^= 1)
-                        add_group(row, f, weight, slabs_[buffer], own);
+            for (Index first = 0; first < job_.samples; first += slabs_ * job_.slab_rows) add_slabs(first, own, team);
         });
         Arena::of_this_thread().trim();
     }
 
  private:
+    // Rows more than a panel has, so that panels do not start in the same cache sets.
+    static constexpr Index kPadRows = 4;
+
+    // The entries of a run in a slab, packed.
+    struct Packed {
+        Slab<double> slab;
+        Index* samples = nullptr;  // of each row
+    };
+
+    struct Buffer {
+        double* panels = nullptr;
+        Index* samples = nullptr;
+    };
+
     struct Scratch {
         Slab<double> products;
         double* line = nullptr;
         double* copy = nullptr;
+        Index* samples = nullptr;  // of each row of the products,
+        Index* rows = nullptr;     // and where it is among the packed ones
+        double** out = nullptr;
+        RowBits* seen = nullptr;
     };
 
-    // Work of the whole team: the slabs from `row` on, and of one factor the weights from `weight` on.
-    void add_group(Index row, std::size_t f, Index weight, const std::vector<Slab<double>>& slabs, Scratch& own) {
-        const Index n_rows = std::min(slabs_together_ * job_.slab_rows, job_.samples - row);
-        const Index n_weights = std::min(group_, job_.weights() - weight);
+    Index size_of(Index weights, Index rows) const {
+        return ceil_divide(weights * job_.n_factors(), panel_) * (rows + kPadRows) * panel_;
+    }
+
+    // Work of the whole team: the slabs from sample `first` on.
+    void add_slabs(Index first, Scratch& own, Team team) {
+#pragma omp for schedule(static)
+        for (Index word = 0; word < words_; ++word) find_rows(first + row_of(word), word, own);
+#pragma omp single
+        plan();
+        for (Index batch = 0; batch < n_batches_; ++batch) {
+            const Index begin = batches_[static_cast<std::size_t>(batch)];
+            const Index runs = batches_[static_cast<std::size_t>(batch + 1)] - begin;
+            // Who finds no block left to add packs the next batch, in the other of two buffers; nobody adds that before
+            // all have left the loop that packs it.
 #pragma omp for schedule(dynamic, 1)
-        for (Index first = 0; first < n_rows; first += tuning::kWeightRows)
-            pack(row, first, std::min(tuning::kWeightRows, n_rows - first), job_.factors[f], weight, n_weights, slabs,
-                 own);
-        const Index weight_blocks = ceil_divide(n_weights, weights_);
-        double* out = job_.out + (static_cast<Index>(f) * job_.weights() + weight) * job_.pairs();
+            for (Index word = 0; word < words_; ++word)
+                for (Index bit = 0; bit < kBits; bit += tuning::kWeightRows)
+                    for (Index i = begin; i < begin + runs; ++i) pack(first, i, word, bit, own);
 #pragma omp for schedule(dynamic, 1) nowait
-        for (Index b = 0; b < pair_blocks_ * weight_blocks; ++b) {
-            const Index offset = b / pair_blocks_ * weights_;
-            add(row, n_rows, b % pair_blocks_ * pairs_, offset, std::min(offset + weights_, n_weights), slabs, out,
-                own);
+            for (Index job = 0; job < runs * n_blocks_; ++job)
+                add(begin + job / n_blocks_, blocks_[static_cast<std::size_t>(job % n_blocks_)], own);
         }
+        team.barrier();
     }
 
-    void pack(Index row, Index first, Index count, const KroneckerFactor& factor, Index weight, Index n,
-              const std::vector<Slab<double>>& slabs, Scratch& own) const {
-        Slab<double> slab = slabs[static_cast<std::size_t>(first / job_.slab_rows)];
-        slab.n_panels = ceil_divide(n, panel_);
-        const Index origin = row + first / job_.slab_rows * job_.slab_rows;  // row 0 of the slab
-        const Index at = origin * factor.rank * job_.outputs;
-        isa_.pack_weights(factor.left ? factor.left + at : nullptr, factor.right + at, factor.rank, job_.outputs,
-                          first % job_.slab_rows, count, weight, n, slab, own.line, own.copy);
+    // The first row of a word, among those of the slabs.
+    Index row_of(Index word) const { return word / slab_words_ * job_.slab_rows + word % slab_words_ * kBits; }
+
+    // The bits of one word, that of the samples from `first` on, for every output and feature.
+    void find_rows(Index first, Index word, Scratch& own) const {
+        const Index in_slab = std::min(kBits, job_.slab_rows - word % slab_words_ * kBits);
+        const Index n = std::clamp<Index>(job_.samples - first, 0, in_slab);
+        find(word, n, job_.features, feature_rows_, own,
+             [&](Index r) { look_at(job_.activations + (first + r) * job_.features, job_.features, own.seen); });
+        find(word, n, job_.outputs, output_rows_, own, [&](Index r) {
+            for (const KroneckerFactor& factor : job_.factors) {
+                const double* of_row =
+                    (factor.left ? factor.left : factor.right) + (first + r) * factor.rank * job_.outputs;
+                for (Index a = 0; a < factor.rank; ++a) look_at(of_row + a * job_.outputs, job_.outputs, own.seen);
+            }
+        });
     }
 
-    // Weights [begin, end) of the group, with the pairs from `pair` on.
-    void add(Index row, Index n_rows, Index pair, Index begin, Index end, const std::vector<Slab<double>>& slabs,
-             double* out, Scratch& own) const {
-        const Index n_pairs = std::min(pairs_, job_.pairs() - pair);
-        own.products.n_panels = ceil_divide(n_pairs, panel_);
-        for (Index first = 0; first < n_rows; first += job_.slab_rows) {
-            own.products.rows = std::min(job_.slab_rows, n_rows - first);
-            isa_.pack_products(job_.activations + (row + first) * job_.features, 0, own.products.rows, job_.features,
-                               pair, n_pairs, own.products, own.line, own.copy);
-            isa_.cross_update(slabs[static_cast<std::size_t>(first / job_.slab_rows)], begin, end, own.products,
-                              n_pairs, out + begin * job_.pairs() + pair, job_.pairs());
+    template <class Look>
+    void find(Index word, Index n, Index columns, RowBits* out, Scratch& own, const Look& look) const {
+        RowBits* bits = own.seen + columns;
+        std::fill_n(bits, columns, RowBits{0});
+        for (Index r = 0; r < n; ++r) {
+            std::fill_n(own.seen, columns, RowBits{0});
+            look(r);
+            for (Index c = 0; c < columns; ++c) bits[c] |= RowBits{own.seen[c] != 0} << r;
+        }
+        for (Index c = 0; c < columns; ++c) out[c * words_ + word] = bits[c];
+    }
+
+    // Runs of W and blocks of pairs, from the rows that matter to them.
+    void plan() {
+        Index n = 0;
+        for (Index q = 0, first = 0; q < job_.outputs; first += job_.outputs - q++)
+            for (Index from = 0; from < job_.outputs - q; from += most_weights_)
+                runs_[static_cast<std::size_t>(n++)] = {first + from, std::min(most_weights_, job_.outputs - q - from),
+                                                        output_rows_ + q * words_};
+        n = join_runs(runs_.data(), n, words_, most_weights_, [&](Index rows, Index weights) {
+            return rows * (round_up(weights * job_.n_factors(), isa_.f64.strip_rows / 2) + tuning::kProductCost);
+        });
+        place(n);
+        n = 0;
+        for (Index i = 0, first = 0; i < job_.features; first += job_.features - i++)
+            blocks_[static_cast<std::size_t>(n++)] = {first, job_.features - i, feature_rows_ + i * words_};
+        n_blocks_ = join_runs(blocks_.data(), n, words_, job_.pairs(), [&](Index rows, Index pairs) {
+            return rows * (round_up(pairs, panel_) + tuning::kProductCost);
+        });
+        cut_blocks();
+    }
+
+    // Where each run is packed, and which runs are in the buffer together.
+    void place(Index n_runs) {
+        n_batches_ = 0;
+        Index used = 0, buffer = 1;
+        for (Index i = 0; i < n_runs; ++i) {
+            const Run& run = runs_[static_cast<std::size_t>(i)];
+            Index size = 0;
+            for (Index s = 0; s < slabs_; ++s)
+                size += size_of(run.count, count_rows(run.rows + s * slab_words_, slab_words_));
+            if (i == 0 || used + size > capacity_) {
+                batches_[static_cast<std::size_t>(n_batches_++)] = i;
+                used = 0;
+                buffer ^= 1;
+            }
+            for (Index s = 0; s < slabs_; ++s) {
+                Packed& packed = packed_[static_cast<std::size_t>(i * slabs_ + s)];
+                const Index rows = count_rows(run.rows + s * slab_words_, slab_words_);
+                packed.slab.rows = rows;
+                packed.slab.n_panels = ceil_divide(run.count * job_.n_factors(), panel_);
+                packed.slab.panel_stride = (rows + kPadRows) * panel_;
+                packed.slab.panels = buffers_[static_cast<std::size_t>(buffer)].panels + used;
+                packed.samples = buffers_[static_cast<std::size_t>(buffer)].samples + used / panel_;
+                used += size_of(run.count, rows);
+            }
+        }
+        batches_[static_cast<std::size_t>(n_batches_)] = n_runs;
+    }
+
+    // Cuts runs of pairs into equal blocks of at most kPairColumns.
+    void cut_blocks() {
+        Index n = n_blocks_;
+        for (Index i = 0; i < n_blocks_; ++i) {
+            const Index parts = ceil_divide(blocks_[static_cast<std::size_t>(i)].count, tuning::kPairColumns);
+            n += parts - 1;
+        }
+        Index to = n;
+        for (Index i = n_blocks_; i-- > 0;) {  // from behind, in place
+            const Run run = blocks_[static_cast<std::size_t>(i)];
+            const Index parts = ceil_divide(run.count, tuning::kPairColumns);
+            const Index width = round_up(ceil_divide(run.count, parts), isa_.f64.tile_columns);
+            const Index used = ceil_divide(run.count, width);
+            for (Index part = used; part-- > 0;)
+                blocks_[static_cast<std::size_t>(--to)] = {run.first + part * width,
+                                                           std::min(width, run.count - part * width), run.rows};
+        }
+        // Where rounding made parts fewer, they do not begin at the front.
+        std::move(blocks_.begin() + to, blocks_.begin() + n, blocks_.begin());
+        n_blocks_ = n - to;
+    }
+
+    // A run of W, for the rows of some bits of a word.
+    void pack(Index first, Index i, Index word, Index bit, Scratch& own) {
+        const Run& run = runs_[static_cast<std::size_t>(i)];
+        Packed& packed = packed_[static_cast<std::size_t>(i * slabs_ + word / slab_words_)];
+        const RowBits later = ~RowBits{0} << bit, bits = run.rows[word];
+        const Index before =
+            count_rows(run.rows + word / slab_words_ * slab_words_, word % slab_words_) + std::popcount(bits & ~later);
+        Index* samples = packed.samples + before;
+        Index n = 0;
+        each_row(bits & later & (~RowBits{0} >> (kBits - tuning::kWeightRows - bit)), first + row_of(word),
+                 [&](Index sample) { samples[n++] = sample; });
+        isa_.pack_weights(job_, samples, n, run.first, run.count, packed.slab, before, own.line, own.copy);
+    }
+
+    // The products of a run of W with a block of pairs.
+    void add(Index i, const Run& block, Scratch& own) {
+        const Run& run = runs_[static_cast<std::size_t>(i)];
+        Index n = 0;
+        for (Index f = 0; f < job_.n_factors(); ++f)
+            for (Index w = 0; w < run.count; ++w)
+                own.out[n++] = job_.out + (f * job_.weights() + run.first + w) * job_.pairs() + block.first;
+        std::fill_n(own.out + n, isa_.f64.strip_rows, own.out[n - 1]);
+        own.products.n_panels = ceil_divide(block.count, panel_);
+        for (Index s = 0; s < slabs_; ++s) {
+            const Packed& packed = packed_[static_cast<std::size_t>(i * slabs_ + s)];
+            Index rows = 0, row = 0;
+            for (Index word = s * slab_words_; word < (s + 1) * slab_words_; ++word) {
+                each_row(run.rows[word], 0, [&](Index bit) {
+                    own.rows[rows] = row;
+                    own.samples[rows] = packed.samples[row++];
+                    rows += static_cast<Index>(block.rows[word] >> bit & 1);
+                });
+            }
+            if (rows == 0) continue;
+            own.products.rows = rows;
+            isa_.pack_products(job_, own.samples, rows, block.first, block.count, own.products, own.line, own.copy);
+            isa_.cross_update(packed.slab, own.rows, n, own.products, block.count, own.out);
         }
     }
 
     const KroneckerJob& job_;
     const Isa& isa_;
     const Index panel_;
+    const Index slabs_;       // together
+    const Index slab_words_;  // of RowBits
+    const Index words_;
     int threads_ = 1;
-    Index pairs_, pair_blocks_, slabs_together_, group_, weights_;
-    std::array<std::vector<Slab<double>>, 2> slabs_;  // of weights
+    Index most_weights_ = 0;  // of a run, for each factor
+    Index most_runs_ = 0;
+    Index capacity_ = 0;  // of a buffer
+    std::array<Buffer, 2> buffers_;
     std::vector<Scratch> scratch_;
+
+    // Of the slabs that are being added.
+    RowBits* output_rows_ = nullptr;
+    RowBits* feature_rows_ = nullptr;
+    std::vector<Run> runs_;       // of W
+    std::vector<Run> blocks_;     // of pairs
+    std::vector<Packed> packed_;  // (runs, slabs)
+    std::vector<Index> batches_;  // the first run of each, and the end
+    Index n_batches_ = 0;
+    Index n_blocks_ = 0;
 };
 
 }  // namespace
 
 void kronecker_sums(const KroneckerJob& job, int threads, const Isa& isa) {
-    if (job.samples > 0 && !job.factors.empty()) KroneckerSums(job, threads, isa).run();
+    if (job.samples > 0 && job.weights() > 0 && job.pairs() > 0 && !job.factors.empty())
+        KroneckerSums(job, threads, isa).run();
 }
 
 }  // namespace gradhess::cpu

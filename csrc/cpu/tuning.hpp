@@ -31,15 +31,19 @@ inline constexpr Index kOuterTilesPerThread = 4;
 
 // Sums of Kronecker products (kronecker_sums.cpp), measured with bench/bench_curvature.py on 2 cores of a Zen 4. Pairs
 // of a block: 240 columns of 512 rows, 960 KiB, are an L2 cache of 1 MiB (of 256 rows, half of it: 5% slower). Weights
-// of a block at the least: as often is a product of activations used that was formed once. Blocks for each thread,
-// where there are enough weights, so that threads finish together. Slabs, and weights, that are packed together: twice
-// 10 MiB, less than what an Arena keeps from call to call. Rows of weights that a thread packs at a time.
+// (of all factors) of a run: at the least, where there are not enough runs for all threads, for as often is a product
+// of activations used that was formed once; and at the most. Blocks for each thread, where there are enough weights, so
+// that threads finish together. Slabs that are done together (4: 3% slower), and numbers in a buffer of packed weights:
+// two of 10 MiB are less than what an Arena keeps from call to call. Rows whose matrices stay in cache while the
+// weights of several runs are formed. What it costs to form a product, in multiply-adds.
 inline constexpr Index kPairColumns = 240;
 inline constexpr Index kWeightsMin = 256;
+inline constexpr Index kWeightsTogether = 640;
 inline constexpr Index kPairBlocksPerThread = 6;
 inline constexpr Index kSlabsTogether = 2;
-inline constexpr Index kWeightsTogether = 1280;
-inline constexpr Index kWeightRows = 64;
+inline constexpr Index kWeightsBuffer = 1280 * 1024;
+inline constexpr Index kProductCost = 8;
+inline constexpr Index kWeightRows = 16;
 
 // Sums of groups of rows (grouped.cpp), measured with bench/bench_grouped.py: draws whose rows and factors are looked
 // up together; how many draws ahead a row is asked for, about as many lines as a core can wait for at a time, for rows

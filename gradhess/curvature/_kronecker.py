@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from typing import Final
 
 import numpy as np
@@ -49,18 +50,23 @@ class KroneckerSums:
             for j, total in enumerate(totals):
                 weighted_gram(A, Q[:, q[j], r[j]], out=total.reshape(self.m, self.m))
 
-    def matrix(self, quantity: int, scale: float) -> Float64Array:
-        """``scale`` times the sum, (p, p), symmetric to the bit, row-major over (k, m)."""
+    def matrices(self, scale: float, executor: Executor | None = None) -> list[Float64Array]:
+        """``scale`` times each sum, (p, p), symmetric to the bit, row-major over (k, m)."""
         k, m = self.k, self.m
-        out = np.empty((k, m, k, m))
-        start, squares = 0, self._squares()
-        for q in range(k):
+        out = [np.empty((k, m, k, m)) for _ in range(self.n_quantities)]
+        squares = self._squares()
+
+        def expand(job: tuple[int, int]) -> None:
+            quantity, q = job
+            start = q * k - q * (q - 1) // 2
             totals = self._totals[quantity, start : start + k - q] * scale
             blocks = np.take(totals, squares, axis=1, mode="clip").reshape(-1, m, m)
-            out[q, :, q:, :] = blocks.transpose(1, 0, 2)
-            out[q:, :, q, :] = blocks
-            start += k - q
-        return out.reshape(k * m, k * m)
+            out[quantity][q, :, q:, :] = blocks.transpose(1, 0, 2)
+            out[quantity][q:, :, q, :] = blocks
+
+        for _ in (executor.map if executor else map)(expand, np.ndindex(self.n_quantities, k)):
+            pass
+        return [matrix.reshape(k * m, k * m) for matrix in out]
 
     def _squares(self) -> AnyArray:
         """Where the entries of an (m, m) block are among those that are kept."""
@@ -76,4 +82,4 @@ def mean_kronecker(A: Float64Array, Q: Float64Array) -> Float64Array:
     """``(1/n) sum_p Q_p (x) a_p a_p^T``, (p, p), for symmetric Q of shape (n, k, k)."""
     sums = KroneckerSums((Q.shape[1], A.shape[1]), 1)
     sums.add(np.ascontiguousarray(A), [KroneckerFactor(np.ascontiguousarray(Q))])
-    return sums.matrix(0, 1.0 / len(A))
+    return sums.matrices(1.0 / len(A))[0]

@@ -55,10 +55,10 @@ def layer_curvature(samples: Source, *, batch_size: int = 1, label: str = "") ->
 
     Notes
     -----
-    Cost ``3 n k (k + 1) m (m + 1) / 2`` operations. C is formed from ``E[g g^T]``, so its entries carry an error of
-    about ``n eps`` times the second moments, which matters only where the mean gradient is larger than its spread by
-    orders of magnitude. Pieces are joined to whole slabs first, so the same samples give the same bits however they are
-    cut.
+    Cost ``3 n k (k + 1) m (m + 1) / 2`` operations at the most: activations and rows of Q that are zero, as behind a
+    ReLU, are left out. C is formed from ``E[g g^T]``, so its entries carry an error of about ``n eps`` times the second
+    moments, which matters only where the mean gradient is larger than its spread by orders of magnitude. Pieces are
+    joined to whole slabs first, so the same samples give the same bits however they are cut.
     """
     size = _checks.batch_size(batch_size)
     moments: _LayerMoments | None = None
@@ -128,11 +128,11 @@ class _LayerMoments:
 
     def finish(self, batch_size: int, label: str) -> Curvature:
         n = self.n_samples
-        H, M, C = self._pool.map(lambda i: self._sums.matrix(i, 1.0 / n), range(3))
+        H, M, C = self._sums.matrices(1.0 / n, self._pool)
         mean = self._gradient.ravel() / n
         for i, value in enumerate(mean):  # by rows, without another (p, p) array
             C[i] -= value * mean
-        C /= batch_size
+            C[i] /= batch_size
         if n == 1:
             C[:] = 0.0  # not the rounding of a difference
         return Curvature(H, M, C, self.kappa_max, self.positive, n, batch_size, label)
