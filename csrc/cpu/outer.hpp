@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cmath>
+#include <utility>
 
 #include "rank_update.hpp"
 
@@ -71,10 +72,15 @@ void outer_update(const Slab<T>& slab, const double* scale, const Tile& tile, co
     T* scale_as_t = scaled + slab.rows * panel;
     for (Index r = 0; r < slab.rows; ++r) scale_as_t[r] = static_cast<T>(scale[r]);
     const bool fit = fits<T>(scale, slab.rows);
+    const char* next_panel = nullptr;  // asked for while this one is multiplied, for the next to be scaled from cache
     for (Index row = tile.row_begin; row < tile.row_end; row += strip_rows) {
-        if (row % panel == 0)
-            scale_panel(slab.panels + row / panel * slab.panel_stride, slab.rows, scale, scale_as_t, fit, scaled);
-        multiply_strip(slab, scaled + row % panel, tile, target, row, []() -> const char* { return nullptr; });
+        if (row % panel == 0) {
+            const T* plain = slab.panels + row / panel * slab.panel_stride;
+            scale_panel(plain, slab.rows, scale, scale_as_t, fit, scaled);
+            if (row + panel < tile.row_end) next_panel = reinterpret_cast<const char*>(plain + slab.panel_stride);
+        }
+        multiply_strip(slab, scaled + row % panel, tile, target, row,
+                       [&]() -> const char* { return std::exchange(next_panel, nullptr); });
     }
 }
 
