@@ -24,7 +24,7 @@ PairSource: TypeAlias = Callable[[int, int], PairWeights]
 
 PIECE_BYTES: Final = 8 << 20
 """Rows of A that a backend works on at a time, in the compute type, where one slab is not larger."""
-PIECE_ROWS: Final = 3584
+PIECE_ROWS: Final = 3072
 """And no more rows than this: at 256 columns they are packed into a twentieth of what G would take for 10,000 rows."""
 
 FORMED_MIN_WIDTH: Final = 16
