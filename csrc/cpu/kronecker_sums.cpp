@@ -49,6 +49,7 @@ class KroneckerSums {
         for (const KroneckerFactor& factor : job_.factors)
             longest = std::max(longest, factor.rank * (job_.outputs + panel_));
         const Index most_columns = round_up(most_weights_ * job_.n_factors(), panel_);
+        const Index most_pairs = round_up(std::min(tuning::kPairColumns, job_.pairs()), panel_);
         Arena::of_this_thread().place([&](Carver& carver) {
             output_rows_ = carver.take<RowBits>(job_.outputs * words_);
             feature_rows_ = carver.take<RowBits>(job_.features * words_);
@@ -57,8 +58,8 @@ class KroneckerSums {
                 buffer.samples = carver.take<Index>(capacity_ / panel_);
             }
             for (Scratch& own : scratch_) {
-                own.products = carve_panels<double>(carver, tuning::kPairColumns, job_.slab_rows, panel_);
-                own.line = carver.take<double>(std::max(round_up(tuning::kPairColumns, panel_), most_columns) + panel_);
+                own.products = carve_panels<double>(carver, most_pairs, job_.slab_rows, panel_);
+                own.line = carver.take<double>(std::max(most_pairs, most_columns) + panel_);
                 own.copy = carver.take<double>(longest);
                 own.samples = carver.take<Index>(job_.slab_rows);
                 own.rows = carver.take<Index>(job_.slab_rows);
