@@ -39,8 +39,14 @@ MEASURE = """
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize(("shape", "order"), [("(n, d)", ""), ("(d, n)", ".T")], ids=["C", "Fortran"])
+READS_PROC = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="reads /proc, which only Linux has"
+)
+ORDERS = pytest.mark.parametrize(("shape", "order"), [("(n, d)", ""), ("(d, n)", ".T")], ids=["C", "Fortran"])
+
+
+@READS_PROC
+@ORDERS
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize(
     ("n", "d", "job", "result"),
@@ -64,8 +70,8 @@ def test_extra_memory_is_a_workspace(n, d, job, result, dtype, shape, order):
     assert used <= result + 2 * WORKSPACE_PER_THREAD + SLACK
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize(("shape", "order"), [("(n, d)", ""), ("(d, n)", ".T")], ids=["C", "Fortran"])
+@READS_PROC
+@ORDERS
 def test_a_copy_of_the_rows_would_be_seen(shape, order):
     used = extra_memory(300_000, 40, "gh.weighted_gram(X.copy())", "float32", shape, order)
     assert used > 300_000 * 40 * 4

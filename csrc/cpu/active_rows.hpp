@@ -5,6 +5,7 @@
 #include <bit>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 #include "job.hpp"
 
@@ -41,17 +42,17 @@ inline void look_at(const double* values, Index n, RowBits* seen) {
     }
 }
 
-// Joins neighbours of runs[0, n) where cost(rows, entries) says that it saves work, up to `most` entries, and leaves
-// out those that are zero in all rows. Returns how many are left, at the front.
+// Joins neighbours where cost(rows, entries) says that it saves work, up to `most` entries, and leaves out runs that
+// are zero in all rows.
 template <class Cost>
-Index join_runs(Run* runs, Index n, Index words, Index most, const Cost& cost) {
-    Index kept = 0;
+void join_runs(std::vector<Run>& runs, Index words, Index most, const Cost& cost) {
+    std::size_t kept = 0;
     Run current = runs[0];
     Index rows = count_rows(current.rows, words);
     const auto keep = [&] {
         if (rows > 0) runs[kept++] = current;
     };
-    for (Index i = 1; i < n; ++i) {
+    for (std::size_t i = 1; i < runs.size(); ++i) {
         const Run next = runs[i];
         Index next_rows = 0, both = 0;
         for (Index w = 0; w < words; ++w) {
@@ -70,7 +71,7 @@ Index join_runs(Run* runs, Index n, Index words, Index most, const Cost& cost) {
         }
     }
     keep();
-    return kept;
+    runs.resize(kept);
 }
 
 }  // namespace gradhess::cpu

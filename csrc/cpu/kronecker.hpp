@@ -82,6 +82,20 @@ GRADHESS_INLINE void form_entries(const double* left, Index left_stride, const d
     for (int v = 0; v < VECTORS; ++v) store(out + v * kDoubleLanes, sum[v]);
 }
 
+// The same for n columns, and what fills the last vector.
+GRADHESS_INLINE void form_run(const double* left, Index left_stride, const double* right, Index right_stride,
+                              Index rank, Index n, double* out) {
+    for (Index c = 0; c < n; c += 4 * kDoubleLanes) {
+        const double* columns = right + c;
+        switch ((n - c + kDoubleLanes - 1) / kDoubleLanes) {
+            case 1: form_entries<1>(left, left_stride, columns, right_stride, rank, out + c); break;
+            case 2: form_entries<2>(left, left_stride, columns, right_stride, rank, out + c); break;
+            case 3: form_entries<3>(left, left_stride, columns, right_stride, rank, out + c); break;
+            default: form_entries<4>(left, left_stride, columns, right_stride, rank, out + c);
+        }
+    }
+}
+
 // Entries first, ..., first + n - 1 of the matrices of samples[0, count), those of all factors side by side, into the
 // rows from row0 on of a slab. `copy` has room for a right side, each of its rows with a vector more.
 inline void pack_weights(const KroneckerJob& job, const Index* samples, Index count, Index first, Index n,
@@ -95,22 +109,11 @@ inline void pack_weights(const KroneckerJob& job, const Index* samples, Index co
             const PaddedRows right(factor.right + at, rank, outputs, end, copy);
             const double* left = factor.left ? factor.left + at : nullptr;
             form_line(outputs, first, n, line + column, padded - column, [&](Index q, Index l, Index take, double* to) {
-                if (!left) {
+                if (left) {
+                    form_run(left + q, outputs, right.rows + l, right.stride, rank, take, to);
+                } else {
                     for (Index c = 0; c < take; c += kDoubleLanes)
                         store(to + c, load_doubles(right.rows + q * right.stride + l + c));
-                } else {
-                    for (Index c = 0, vectors = (take + kDoubleLanes - 1) / kDoubleLanes; vectors > 0;) {
-                        const double *L = left + q, *R = right.rows + l + c;
-                        const Index some = vectors < 4 ? vectors : 4;
-                        switch (some) {
-                            case 1: form_entries<1>(L, outputs, R, right.stride, rank, to + c); break;
-                            case 2: form_entries<2>(L, outputs, R, right.stride, rank, to + c); break;
-                            case 3: form_entries<3>(L, outputs, R, right.stride, rank, to + c); break;
-                            default: form_entries<4>(L, outputs, R, right.stride, rank, to + c);
-                        }
-                        c += some * kDoubleLanes;
-                        vectors -= some;
-                    }
                 }
             });
             column += n;

@@ -34,16 +34,18 @@ class KroneckerSums {
             std::clamp(job.weights() * job.n_factors() / wanted, tuning::kWeightsMin, tuning::kWeightsTogether);
         most_weights_ = std::clamp<Index>(columns / job.n_factors(), 1, job.weights());
         for (Index q = 0; q < job.outputs; ++q) most_runs_ += ceil_divide(job.outputs - q, most_weights_);
-        const Index all = size_of(job.weights(), job.slab_rows) + most_runs_ * (job.slab_rows + kPadRows) * panel_;
+        const Index all = size_of(job.weights(), job.slab_rows) + most_runs_ * size_of(1, job.slab_rows);
         capacity_ =
             std::max(slabs_ * size_of(most_weights_, job.slab_rows), std::min(slabs_ * all, tuning::kWeightsBuffer));
     }
 
     void run() {
-        runs_.resize(static_cast<std::size_t>(most_runs_));
-        blocks_.resize(static_cast<std::size_t>(job_.features + ceil_divide(job_.pairs(), tuning::kPairColumns)));
+        // Room for all that a step may need, which allocates nothing.
+        runs_.reserve(static_cast<std::size_t>(most_runs_));
         packed_.resize(static_cast<std::size_t>(most_runs_ * slabs_));
-        batches_.resize(static_cast<std::size_t>(most_runs_ + 1));
+        batches_.reserve(static_cast<std::size_t>(most_runs_ + 1));
+        pair_runs_.reserve(static_cast<std::size_t>(job_.features));
+        blocks_.reserve(static_cast<std::size_t>(job_.features + ceil_divide(job_.pairs(), tuning::kPairColumns)));
         scratch_.resize(static_cast<std::size_t>(threads_));
         Index longest = job_.features + panel_;
         for (const KroneckerFactor& factor : job_.factors)
@@ -75,9 +77,6 @@ class KroneckerSums {
     }
 
  private:
-    // Rows more than a panel has, so that panels do not start in the same cache sets.
-    static constexpr Index kPadRows = 4;
-
     // The entries of a run in a slab, packed.
     struct Packed {
         Slab<double> slab;
@@ -100,7 +99,8 @@ class KroneckerSums {
     };
 
     Index size_of(Index weights, Index rows) const {
-        return ceil_divide(weights * job_.n_factors(), panel_) * (rows + kPadRows) * panel_;
+        Slab<double> slab;
+        return shape_panels(slab, weights * job_.n_factors(), rows, panel_);
     }
 
     // Work of the whole team: the slabs from sample `first` on.
@@ -109,18 +109,18 @@ class KroneckerSums {
         for (Index word = 0; word < words_; ++word) find_rows(first + row_of(word), word, own);
 #pragma omp single
         plan();
-        for (Index batch = 0; batch < n_batches_; ++batch) {
-            const Index begin = batches_[static_cast<std::size_t>(batch)];
-            const Index runs = batches_[static_cast<std::size_t>(batch + 1)] - begin;
+        const Index n_blocks = static_cast<Index>(blocks_.size());
+        for (std::size_t batch = 0; batch + 1 < batches_.size(); ++batch) {
+            const Index begin = batches_[batch], end = batches_[batch + 1];
             // Who finds no block left to add packs the next batch, in the other of two buffers; nobody adds that before
             // all have left the loop that packs it.
 #pragma omp for schedule(dynamic, 1)
             for (Index word = 0; word < words_; ++word)
                 for (Index bit = 0; bit < kBits; bit += tuning::kWeightRows)
-                    for (Index i = begin; i < begin + runs; ++i) pack(first, i, word, bit, own);
+                    for (Index i = begin; i < end; ++i) pack(first, i, word, bit, own);
 #pragma omp for schedule(dynamic, 1) nowait
-            for (Index job = 0; job < runs * n_blocks_; ++job)
-                add(begin + job / n_blocks_, blocks_[static_cast<std::size_t>(job % n_blocks_)], own);
+            for (Index job = begin * n_blocks; job < end * n_blocks; ++job)
+                add(job / n_blocks, blocks_[static_cast<std::size_t>(job % n_blocks)], own);
         }
         team.barrier();
     }
@@ -157,72 +157,56 @@ class KroneckerSums {
 
     // Runs of W and blocks of pairs, from the rows that matter to them.
     void plan() {
-        Index n = 0;
+        runs_.clear();
         for (Index q = 0, first = 0; q < job_.outputs; first += job_.outputs - q++)
-            for (Index from = 0; from < job_.outputs - q; from += most_weights_)
-                runs_[static_cast<std::size_t>(n++)] = {first + from, std::min(most_weights_, job_.outputs - q - from),
-                                                        output_rows_ + q * words_};
-        n = join_runs(runs_.data(), n, words_, most_weights_, [&](Index rows, Index weights) {
+            cut({first, job_.outputs - q, output_rows_ + q * words_}, most_weights_, runs_);
+        join_runs(runs_, words_, most_weights_, [&](Index rows, Index weights) {
             return rows * (round_up(weights * job_.n_factors(), isa_.f64.strip_rows / 2) + tuning::kProductCost);
         });
-        place(n);
-        n = 0;
+        place();
+        pair_runs_.clear();
         for (Index i = 0, first = 0; i < job_.features; first += job_.features - i++)
-            blocks_[static_cast<std::size_t>(n++)] = {first, job_.features - i, feature_rows_ + i * words_};
-        n_blocks_ = join_runs(blocks_.data(), n, words_, job_.pairs(), [&](Index rows, Index pairs) {
-            return rows * (round_up(pairs, panel_) + tuning::kProductCost);
-        });
-        cut_blocks();
+            pair_runs_.push_back({first, job_.features - i, feature_rows_ + i * words_});
+        join_runs(pair_runs_, words_, job_.pairs(),
+                  [&](Index rows, Index pairs) { return rows * (round_up(pairs, panel_) + tuning::kProductCost); });
+        blocks_.clear();
+        for (const Run& run : pair_runs_) {
+            const Index parts = ceil_divide(run.count, tuning::kPairColumns);
+            cut(run, round_up(ceil_divide(run.count, parts), isa_.f64.tile_columns), blocks_);
+        }
+    }
+
+    // Appends the parts of a run, of `most` entries each.
+    static void cut(const Run& run, Index most, std::vector<Run>& parts) {
+        for (Index from = 0; from < run.count; from += most)
+            parts.push_back({run.first + from, std::min(most, run.count - from), run.rows});
     }
 
     // Where each run is packed, and which runs are in the buffer together.
-    void place(Index n_runs) {
-        n_batches_ = 0;
-        Index used = 0, buffer = 1;
-        for (Index i = 0; i < n_runs; ++i) {
-            const Run& run = runs_[static_cast<std::size_t>(i)];
+    void place() {
+        batches_.clear();
+        Index used = capacity_;
+        std::size_t buffer = 1;
+        for (std::size_t i = 0; i < runs_.size(); ++i) {
+            Packed* packed = packed_.data() + i * static_cast<std::size_t>(slabs_);
             Index size = 0;
-            for (Index s = 0; s < slabs_; ++s)
-                size += size_of(run.count, count_rows(run.rows + s * slab_words_, slab_words_));
-            if (i == 0 || used + size > capacity_) {
-                batches_[static_cast<std::size_t>(n_batches_++)] = i;
+            for (Index s = 0; s < slabs_; ++s) {
+                Slab<double>& slab = packed[s].slab;
+                slab.rows = count_rows(runs_[i].rows + s * slab_words_, slab_words_);
+                size += shape_panels(slab, runs_[i].count * job_.n_factors(), slab.rows, panel_);
+            }
+            if (used + size > capacity_) {
+                batches_.push_back(static_cast<Index>(i));
                 used = 0;
                 buffer ^= 1;
             }
             for (Index s = 0; s < slabs_; ++s) {
-                Packed& packed = packed_[static_cast<std::size_t>(i * slabs_ + s)];
-                const Index rows = count_rows(run.rows + s * slab_words_, slab_words_);
-                packed.slab.rows = rows;
-                packed.slab.n_panels = ceil_divide(run.count * job_.n_factors(), panel_);
-                packed.slab.panel_stride = (rows + kPadRows) * panel_;
-                packed.slab.panels = buffers_[static_cast<std::size_t>(buffer)].panels + used;
-                packed.samples = buffers_[static_cast<std::size_t>(buffer)].samples + used / panel_;
-                used += size_of(run.count, rows);
+                packed[s].slab.panels = buffers_[buffer].panels + used;
+                packed[s].samples = buffers_[buffer].samples + used / panel_;
+                used += packed[s].slab.n_panels * packed[s].slab.panel_stride;
             }
         }
-        batches_[static_cast<std::size_t>(n_batches_)] = n_runs;
-    }
-
-    // Cuts runs of pairs into equal blocks of at most kPairColumns.
-    void cut_blocks() {
-        Index n = n_blocks_;
-        for (Index i = 0; i < n_blocks_; ++i) {
-            const Index parts = ceil_divide(blocks_[static_cast<std::size_t>(i)].count, tuning::kPairColumns);
-            n += parts - 1;
-        }
-        Index to = n;
-        for (Index i = n_blocks_; i-- > 0;) {  // from behind, in place
-            const Run run = blocks_[static_cast<std::size_t>(i)];
-            const Index parts = ceil_divide(run.count, tuning::kPairColumns);
-            const Index width = round_up(ceil_divide(run.count, parts), isa_.f64.tile_columns);
-            const Index used = ceil_divide(run.count, width);
-            for (Index part = used; part-- > 0;)
-                blocks_[static_cast<std::size_t>(--to)] = {run.first + part * width,
-                                                           std::min(width, run.count - part * width), run.rows};
-        }
-        // Where rounding made parts fewer, they do not begin at the front.
-        std::move(blocks_.begin() + to, blocks_.begin() + n, blocks_.begin());
-        n_blocks_ = n - to;
+        batches_.push_back(static_cast<Index>(runs_.size()));
     }
 
     // A run of W, for the rows of some bits of a word.
@@ -282,11 +266,10 @@ class KroneckerSums {
     RowBits* output_rows_ = nullptr;
     RowBits* feature_rows_ = nullptr;
     std::vector<Run> runs_;       // of W
-    std::vector<Run> blocks_;     // of pairs
     std::vector<Packed> packed_;  // (runs, slabs)
     std::vector<Index> batches_;  // the first run of each, and the end
-    Index n_batches_ = 0;
-    Index n_blocks_ = 0;
+    std::vector<Run> pair_runs_;  // of pairs,
+    std::vector<Run> blocks_;     // and cut
 };
 
 }  // namespace

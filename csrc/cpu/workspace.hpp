@@ -36,14 +36,20 @@ RowScratch<T> carve_rows(Carver& carver, const Rows& rows, Index slab_rows, Inde
     return scratch;
 }
 
+// Shapes the panels of a slab, and says how many numbers they take.
+template <class T>
+Index shape_panels(Slab<T>& slab, Index columns, Index rows, Index panel) {
+    slab.n_panels = round_up(columns, panel) / panel;
+    // A few lines more than the rows, so that panels do not start in the same cache sets, nor next to each other: eight
+    // rows of several panels are written at a time (8% at 64 columns of float32 against one line more).
+    slab.panel_stride = (rows + 4) * panel;
+    return slab.panel_stride * slab.n_panels;
+}
+
 template <class T>
 Slab<T> carve_panels(Carver& carver, Index parameters, Index slab_rows, Index panel) {
     Slab<T> slab;
-    slab.n_panels = round_up(parameters, panel) / panel;
-    // A few lines more than the rows, so that panels do not start in the same cache sets, nor next to each other: eight
-    // rows of several panels are written at a time (8% at 64 columns of float32 against one line more).
-    slab.panel_stride = (slab_rows + 4) * panel;
-    slab.panels = carver.take<T>(slab.panel_stride * slab.n_panels);
+    slab.panels = carver.take<T>(shape_panels(slab, parameters, slab_rows, panel));
     return slab;
 }
 
