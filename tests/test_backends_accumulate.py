@@ -49,6 +49,24 @@ def test_lengths_around_slabs_and_blocks(ops, n, dtype):
     oracles.assert_moments(oracles.accumulate(ops, rows), expected, n)
 
 
+FEW = [*range(1, 14), 16, 17, 20, 21, 24, 25, 31, 32, 33, 39, 40, 41]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("kind", ["dense", "gradient"])
+@pytest.mark.parametrize("d", FEW)
+def test_few_columns(ops, d, kind, dtype):
+    """Around the tiles, lanes and halves of lanes of the kernel that sums by lanes, and around its end."""
+    n = 779  # whole slabs, and one that ends inside a line
+    loss = "logistic" if kind == "gradient" else None
+    weights = np.random.default_rng(7).uniform(0, 2, n)
+    for unit_column in (False, True):
+        rows = oracles.make_rows(n, d, kind=kind, loss=loss, dtype=dtype, unit_column=unit_column)
+        check(ops, rows)
+        check(ops, rows, weights, centred=False)
+        check(ops, rows, weights)
+
+
 def test_several_blocks_above_the_block_buffer(ops):
     rows = oracles.make_rows(4400, 12, kind="gradient", loss="softmax", outputs=22)
     assert rows.n_parameters > 256

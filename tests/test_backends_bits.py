@@ -17,6 +17,8 @@ from gradhess._backends.protocol import Rows
 CASES = {
     "narrow": dict(n=9000, d=9),
     "blocks": dict(n=13000, d=33, dtype=np.float32),
+    "one column": dict(n=20000, d=1, kind="gradient", loss="poisson"),
+    "few-f32": dict(n=9000, d=11, kind="gradient", loss="squared", dtype=np.float32, unit_column=True),
     "logistic": dict(n=9000, d=5, kind="gradient", loss="logistic", unit_column=True),
     "softmax": dict(n=5000, d=4, kind="gradient", loss="softmax", loss_weight=True),
     "hessian": dict(n=5000, d=6, kind="hessian", loss="poisson"),
@@ -43,6 +45,18 @@ def test_any_number_of_threads(ops, rows, structure):
     for threads in (1, 2, 3, 7):
         state = oracles.accumulate(ops, rows, weights, structure=structure, threads=threads)
         oracles.assert_same_bits(state, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(("d", "n"), [(5, 13_000), (8, 9_000), (12, 6_000), (27, 3_000), (40, 3_000)])
+def test_a_slab_of_one_thread_or_of_a_team(ops, d, n, dtype):
+    """Few columns in few blocks: where threads outnumber these, a team shares the slabs that one does in a loop."""
+    rows = oracles.make_rows(n, d, kind="gradient", loss="huber", dtype=dtype, unit_column=d % 2 == 1)
+    for weights in (None, weights_of(rows)):
+        for centred in (True, False):
+            expected = oracles.accumulate(ops, rows, weights, centred=centred, threads=1)
+            state = oracles.accumulate(ops, rows, weights, centred=centred, threads=7)
+            oracles.assert_same_bits(state, expected)
 
 
 @pytest.mark.parametrize("structure", ["full", "diagonal", "sum"])
@@ -129,11 +143,12 @@ def test_instruction_sets_with_fused_multiply_adds_agree(rows):
     cpu = pytest.importorskip("gradhess._backends.cpu")
     if not {"avx2", "avx512"} <= set(cpu.available_isas()):
         pytest.skip("needs both AVX2 and AVX-512")
-    found = []
-    for isa in ("avx2", "avx512"):
-        with cpu.use_isa(isa):
-            found.append(oracles.accumulate(cpu.CpuBackend(), rows, weights_of(rows)))
-    oracles.assert_same_bits(*found)
+    for weights in (None, weights_of(rows)):
+        found = []
+        for isa in ("avx2", "avx512"):
+            with cpu.use_isa(isa):
+                found.append(oracles.accumulate(cpu.CpuBackend(), rows, weights))
+        oracles.assert_same_bits(*found)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")

@@ -53,10 +53,8 @@ class Accumulation {
           padded_(round_up(parameters_, kernels.panel)),
           weighted_(weights != nullptr || rows.kind == RowKind::hessian),
           blocks_(moments, layout_, rows.samples, padded_, options.close),
-          narrow_(blocks_.buffered() && moments.structure == Structure::full && !weighted_ && rows.row_outputs() == 1 &&
-                  parameters_ <= kernels.narrow_parameters),
-          fused_(narrow_ || (moments.structure != Structure::full && !weighted_ && rows.row_outputs() == 1 &&
-                             options.layout.slab_rows >= kFusedSlabRows)),
+          by_lanes_(moments.structure == Structure::full && parameters_ <= kLaneParameters<T>),
+          fused_(rows.row_outputs() == 1 && fuses(kernels)),
           by_slabs_(fused_ && !blocks_.buffered() && moments.structure == Structure::diagonal &&
                     blocks_.slab_scatter_bytes() <= tuning::kSlabScattersBytes) {}
 
@@ -81,6 +79,12 @@ class Accumulation {
     using Block = BlockMoments<Scatter>;
     using Buffer = BlockBuffer<Scatter>;
 
+    // Whether a slab can be one loop of one thread.
+    bool fuses(const Kernels<T>& kernels) const {
+        if (moments_.structure != Structure::full) return !weighted_ && layout_.slab_rows >= kFusedSlabRows;
+        return blocks_.buffered() && (by_lanes_ || (!weighted_ && parameters_ <= kernels.narrow_parameters));
+    }
+
     // Whether blocks can be summed apart from the total.
     bool sums_apart() const { return blocks_.buffered() || by_slabs_ || moments_.structure == Structure::sum; }
 
@@ -99,7 +103,7 @@ class Accumulation {
         Arena::of_this_thread().place([&](Carver& carver) {
             for (std::size_t t = 0; t < works.size(); ++t) {
                 carve_work(carver, works[t]);
-                scratch[t] = carve_rows<T>(carver, rows_, layout_.slab_rows, kernels_.panel);
+                scratch[t] = carve_scratch(carver);
             }
             for (Buffer& buffer : buffers) blocks_.carve(carver, buffer);
         });
@@ -131,7 +135,7 @@ class Accumulation {
         Arena::of_this_thread().place([&](Carver& carver) {
             carve_work(carver, work);
             blocks_.carve(carver, buffer);
-            for (auto& own : scratch) own = carve_rows<T>(carver, rows_, layout_.slab_rows, kernels_.panel);
+            for (auto& own : scratch) own = carve_scratch(carver);
         });
         const auto walk = [&](Team team) {
             for (Index b = 0; b < blocks_.count(); ++b) {
@@ -148,6 +152,12 @@ class Accumulation {
         work.slab = carve_slab<T>(carver, rows_, weighted_, layout_.slab_rows, kernels_.panel);
         work.sum = carver.take<double>(padded_);
         work.trees = carver.take<T>(round_up(layout_.slab_rows, kTreeRows) / kTreeRows * padded_);
+    }
+
+    RowScratch<T> carve_scratch(Carver& carver) const {
+        RowScratch<T> scratch = carve_rows<T>(carver, rows_, layout_.slab_rows, kernels_.panel);
+        if (by_lanes_) carve_columns(carver, scratch, parameters_, weighted_, layout_.slab_rows);
+        return scratch;
     }
 
     // Sums block b. False where the team is to stop.
@@ -184,12 +194,7 @@ class Accumulation {
                          moments_.centred && slab.trees ? block.shift : nullptr, slab, scratch);
         team.barrier();
 
-        double weight = static_cast<double>(count);
-        double weight_squares = weight;
-        if (weighted_) {
-            weight = sum_of(slab.weight, count, [](double w) { return w; });
-            weight_squares = sum_of(slab.weight, count, [](double w) { return w * w; });
-        }
+        const auto [weight, weight_squares] = weigh(slab, count);
         centre_panels(team, work, block, weight);
         team.barrier();
         if (work.suspicious.load() && !confirm_finite(team, work, scratch, first, count)) return false;
@@ -197,7 +202,7 @@ class Accumulation {
         if (team.rank == 0) add_sums(work, block, count, weight, weight_squares);
         if (moments_.structure == Structure::full) {
             look_ahead(team, scratch, first + count);
-            update_tiles(work, scratch, block);
+            update_tiles(team, work, scratch, block);
         } else if (moments_.structure == Structure::diagonal) {
             update_diagonal(team, work, blocks_.diagonal(block, first));
         }
@@ -213,9 +218,14 @@ class Accumulation {
             look_ahead(team, scratch, first + count);
             const Target<Scatter> target{block.scatter, padded_, parameters_, true};
             if constexpr (sizeof(Scatter) == 8) {
-                kernels_.narrow_slab(rows_, first, count, shift, work.slab, work.sum, target, scratch);
+                by_lanes_
+                    ? kernels_.lane_slab(rows_, weights_, first, count, shift, work.slab, work.sum, target, scratch)
+                    : kernels_.narrow_slab(rows_, first, count, shift, work.slab, work.sum, target, scratch);
             } else {
-                kernels_.narrow_slab_narrow(rows_, first, count, shift, work.slab, work.sum, target, scratch);
+                by_lanes_
+                    ? kernels_.lane_slab_narrow(rows_, weights_, first, count, shift, work.slab, work.sum, target,
+                                                scratch)
+                    : kernels_.narrow_slab_narrow(rows_, first, count, shift, work.slab, work.sum, target, scratch);
             }
         } else {
             Scatter* diagonal = moments_.structure == Structure::diagonal ? blocks_.diagonal(block, first) : nullptr;
@@ -225,7 +235,7 @@ class Accumulation {
                 kernels_.sum_slab_narrow(rows_, first, count, shift, work.slab, work.sum, diagonal, scratch);
             }
         }
-        const double weight = static_cast<double>(count);
+        const auto [weight, weight_squares] = weigh(work.slab, count);
         if (!all_finite(work.sum, parameters_)) {
             work.slab.rows = count;
             work.slab.trees = nullptr;
@@ -233,8 +243,18 @@ class Accumulation {
             centre_panels(team, work, block, weight);
             if (!confirm_finite(team, work, scratch, first, count)) return false;
         }
-        add_sums(work, block, count, weight, weight);
+        add_sums(work, block, count, weight, weight_squares);
         return true;
+    }
+
+    struct Weights {
+        double sum, squares;
+    };
+
+    Weights weigh(const Slab<T>& slab, Index count) const {
+        if (!weighted_) return {static_cast<double>(count), static_cast<double>(count)};
+        return {sum_of(slab.weight, count, [](double w) { return w; }),
+                sum_of(slab.weight, count, [](double w) { return w * w; })};
     }
 
     void add_sums(const Work& work, Block& block, Index count, double weight, double weight_squares) const {
@@ -287,9 +307,11 @@ class Accumulation {
         scratch.ahead_end = base + end * row_bytes;
     }
 
-    void update_tiles(Work& work, RowScratch<T>& scratch, Block& block) {
+    void update_tiles(Team team, Work& work, RowScratch<T>& scratch, Block& block) {
         constexpr Index columns = tuning::kTileColumns * 8 / sizeof(T);
-        constexpr Index height = tuning::kTileRows;
+        static_assert(columns >= kLaneParameters<T>);
+        // A tile that is summed by lanes transposes what it needs for itself.
+        const Index height = by_lanes_ && team.size == 1 ? kLaneParameters<T> : tuning::kTileRows;
         const Index strips = round_up(parameters_, kernels_.strip_rows);
         Scatter* data = blocks_.buffered() ? block.scatter : static_cast<Scatter*>(moments_.scatter);
         const bool own = blocks_.buffered();
@@ -308,9 +330,10 @@ class Accumulation {
             const Index row = (column_block * columns / height + tile - before) * height;
             const Tile area{row, std::min(row + height, strips), column_block * columns, (column_block + 1) * columns};
             if constexpr (sizeof(Scatter) == 8) {
-                kernels_.rank_update(work.slab, area, target, scratch);
+                (by_lanes_ ? kernels_.lane_update : kernels_.rank_update)(work.slab, area, target, scratch);
             } else {
-                kernels_.rank_update_narrow(work.slab, area, target, scratch);
+                (by_lanes_ ? kernels_.lane_update_narrow : kernels_.rank_update_narrow)(work.slab, area, target,
+                                                                                        scratch);
             }
         }
     }
@@ -344,7 +367,7 @@ class Accumulation {
     const Index padded_;
     const bool weighted_;
     Blocks<Scatter> blocks_;
-    const bool narrow_;
+    const bool by_lanes_;
     const bool fused_;     // a slab is one loop of one thread
     const bool by_slabs_;  // the diagonals of slabs wait, one by one, where those of blocks must not be added up
     std::atomic<bool> interrupted_{false};

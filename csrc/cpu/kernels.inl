@@ -3,6 +3,7 @@
 #include "group_sums.hpp"
 #include "kernel_table.hpp"
 #include "kronecker.hpp"
+#include "lane_slab.hpp"
 #include "narrow.hpp"
 #include "outer.hpp"
 #include "pair_dependence.hpp"
@@ -21,9 +22,15 @@ constexpr Kernels<T> make_kernels() {
     table.centre_and_sum = centre_and_sum<T>;
     table.sum_wide = sum_wide<T>;
     table.rank_update = rank_update<T, double>;
+    table.lane_slab = lane_slab<T, double>;
+    table.lane_slab_narrow = lane_slab<T, float>;
+    table.lane_update = lane_update<T, double>;
+    table.lane_update_narrow = lane_update<T, float>;
     table.narrow_parameters = kNarrowParameters<T>;
-    table.narrow_slab = narrow_slab<T, double>;
-    table.narrow_slab_narrow = narrow_slab<T, float>;
+    if constexpr (kNarrowParameters<T> > 0) {
+        table.narrow_slab = narrow_slab<T, double>;
+        table.narrow_slab_narrow = narrow_slab<T, float>;
+    }
     table.sum_slab = sum_slab<T, double>;
     table.sum_slab_narrow = sum_slab<T, float>;
     table.add_squares = add_squares<T, double>;

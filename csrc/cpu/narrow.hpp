@@ -1,18 +1,19 @@
-// Slabs of narrow rows: all three stages in one loop, while the lower triangle of Z^T Z sits in registers.
+// Slabs of rows of two strips, where these fit the registers and are not summed by lanes: all three stages in one loop,
+// while the lower triangle of Z^T Z sits in registers.
 //
-// A piece of the slab is packed, in a place that never leaves the L1 cache, summed, and multiplied into at most two
-// strips of sums. The same operations in the same order as prepare, centre_and_sum and rank_update, so the same bits.
+// A piece of the slab is packed, in a place that never leaves the L1 cache, summed, and multiplied into the sums. The
+// same operations in the same order as prepare, centre_and_sum and rank_update, so the same bits.
 #pragma once
 
 #include "rank_update.hpp"
 
 namespace gradhess::cpu::GRADHESS_ISA {
 
-// Rows of up to so many parameters: two strips, where their sums fit the registers.
+// Rows of up to so many parameters; 0 for none.
 template <class T>
-inline constexpr Index kNarrowParameters = 2 * kStripRows<T>;
+inline constexpr Index kNarrowParameters = 2 * kStripRows<T> > kLaneParameters<T> ? 2 * kStripRows<T> : 0;
 
-template <int STRIPS, class T>
+template <class T>
 struct NarrowSums {
     static constexpr int strip = kStripRows<T>;
     static constexpr int lanes = Simd<T>::lanes;
@@ -21,7 +22,7 @@ struct NarrowSums {
 
     GRADHESS_INLINE void add_products(const T* const* column, Index offset) {
         first.add_products(column[0] + offset, column, offset);
-        if constexpr (STRIPS == 2) second.add_products(entry(column, strip) + offset, column, offset);
+        second.add_products(entry(column, strip) + offset, column, offset);
     }
 
     // Where entry c of a row is, by the addresses of its vectors.
@@ -30,16 +31,16 @@ struct NarrowSums {
     template <class Scatter>
     GRADHESS_INLINE void add(const Target<Scatter>& target) const {
         first.add(target, 0, 0);
-        if constexpr (STRIPS == 2) second.add(target, strip, 0);
+        second.add(target, strip, 0);
     }
 };
 
 // Where a piece of the slab is packed, and the address of each vector of its first row.
-template <int STRIPS, class T>
+template <class T>
 struct Piece {
     static constexpr int panel = kPanel<T>;
     static constexpr int lanes = Simd<T>::lanes;
-    static constexpr int n_panels = (STRIPS * kStripRows<T> + panel - 1) / panel;
+    static constexpr int n_panels = (2 * kStripRows<T> + panel - 1) / panel;
     static constexpr int n_vectors = n_panels * panel / lanes;
     static constexpr Index rows = 2 * kTreeRows;
 
@@ -49,13 +50,12 @@ struct Piece {
 };
 
 // Adds rows of a group, scaled and shifted, to the sums. A function of its own, so that these stay in registers.
-template <int STRIPS, bool SCALED, bool SHIFTED, class T>
+template <bool SCALED, bool SHIFTED, class T>
 __attribute__((noinline)) void add_group(const Rows& rows, const RowView<T>& x, Index count, const T* factor,
-                                         const T* shift, NarrowSums<STRIPS, T>& sums, double* total,
-                                         const char* ahead) {
-    using Packed = Piece<STRIPS, T>;
+                                         const T* shift, NarrowSums<T>& sums, double* total, const char* ahead) {
+    using Packed = Piece<T>;
     constexpr int parts = Packed::lanes / kDoubleLanes;
-    constexpr int lines = (STRIPS * kStripRows<T> * static_cast<int>(sizeof(T)) + kCacheLine - 1) / kCacheLine;
+    constexpr int lines = (2 * kStripRows<T> * static_cast<int>(sizeof(T)) + kCacheLine - 1) / kCacheLine;
     Packed packed;
     alignas(64) T trees[Packed::rows / kTreeRows * Packed::n_panels * Packed::panel];
     Slab<T> piece;
@@ -65,7 +65,7 @@ __attribute__((noinline)) void add_group(const Rows& rows, const RowView<T>& x, 
     piece.trees = trees;
     const T* column[Packed::n_vectors];
     for (int v = 0; v < Packed::n_vectors; ++v) column[v] = packed.vector(v);
-    NarrowSums<STRIPS, T> local = sums;
+    NarrowSums<T> local = sums;
     Packing<T> packing;
     packing.x = x.data;
     packing.stride = x.stride;
@@ -96,11 +96,11 @@ __attribute__((noinline)) void add_group(const Rows& rows, const RowView<T>& x, 
     sums = local;
 }
 
-template <int STRIPS, bool SCALED, class T, class Scatter>
+template <bool SCALED, class T, class Scatter>
 inline void narrow_strips(const Rows& rows, Index begin, Index count, const T* shift, Slab<T>& slab, double* sum,
                           const Target<Scatter>& target, RowScratch<T>& scratch) {
-    NarrowSums<STRIPS, T> sums;
-    for (int c = 0; c < Piece<STRIPS, T>::n_panels * kPanel<T>; ++c) sum[c] = 0.0;
+    NarrowSums<T> sums;
+    for (int c = 0; c < Piece<T>::n_panels * kPanel<T>; ++c) sum[c] = 0.0;
     for (Index i = 0; i < count; i += scratch.group) {
         const Index n = count - i < scratch.group ? count - i : scratch.group;
         const RowView<T> x = view_rows(rows, begin + i, n, scratch);
@@ -110,8 +110,8 @@ inline void narrow_strips(const Rows& rows, Index begin, Index count, const T* s
         }
         // Where nothing is to be fetched, rows that are in cache.
         const char* ahead = scratch.ahead ? scratch.ahead + i * rows.row_stride : reinterpret_cast<const char*>(x.data);
-        shift ? add_group<STRIPS, SCALED, true>(rows, x, n, scratch.factor, shift, sums, sum, ahead)
-              : add_group<STRIPS, SCALED, false>(rows, x, n, scratch.factor, shift, sums, sum, ahead);
+        shift ? add_group<SCALED, true>(rows, x, n, scratch.factor, shift, sums, sum, ahead)
+              : add_group<SCALED, false>(rows, x, n, scratch.factor, shift, sums, sum, ahead);
     }
     sums.add(target);
 }
@@ -126,13 +126,8 @@ void narrow_slab(const Rows& rows, Index begin, Index count, const double* shift
         for (Index c = 0; c < slab.n_panels * kPanel<T>; ++c) narrow[c] = static_cast<T>(shift[c]);
     const T* by = shift ? narrow : nullptr;
     const bool scaled = rows.kind == RowKind::gradient;
-    if (rows.parameters() <= kStripRows<T>) {
-        scaled ? narrow_strips<1, true>(rows, begin, count, by, slab, sum, target, scratch)
-               : narrow_strips<1, false>(rows, begin, count, by, slab, sum, target, scratch);
-    } else {
-        scaled ? narrow_strips<2, true>(rows, begin, count, by, slab, sum, target, scratch)
-               : narrow_strips<2, false>(rows, begin, count, by, slab, sum, target, scratch);
-    }
+    scaled ? narrow_strips<true>(rows, begin, count, by, slab, sum, target, scratch)
+           : narrow_strips<false>(rows, begin, count, by, slab, sum, target, scratch);
 }
 
 }  // namespace gradhess::cpu::GRADHESS_ISA

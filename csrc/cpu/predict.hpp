@@ -162,6 +162,9 @@ inline void multiply_narrow(const T* x, Index stride, Index count, Index d, cons
             case 2: return multiply_dense<2>(x, count, product);
             case 3: return multiply_dense<3>(x, count, product);
             case 4: return multiply_dense<4>(x, count, product);
+            case 5: return multiply_dense<5>(x, count, product);
+            case 6: return multiply_dense<6>(x, count, product);
+            case 7: return multiply_dense<7>(x, count, product);
             default: break;
         }
     }

@@ -38,6 +38,26 @@ inline void loss_terms(const Rows& rows, const RowView<T>& x, Index first, Index
     for (Index i = 0; i < n; ++i) scratch.factor[i] = static_cast<T>(scratch.slope[i]);
 }
 
+// `count` rows from `first` on: their factors in the scratch, their losses and weights in the slab, of which they are
+// rows `row0` and so on.
+template <class T>
+inline RowView<T> read_group(const Rows& rows, const double* weights, Index first, Index count, Slab<T>& slab,
+                             Index row0, RowScratch<T>& scratch) {
+    const RowView<T> x = view_rows(rows, first, count, scratch);
+    if (rows.kind != RowKind::dense) {
+        loss_terms(rows, x, first, count, scratch);
+        for (Index r = 0; r < count; ++r) slab.value[row0 + r] = scratch.value[r];
+    }
+    if (slab.weighted) {
+        for (Index r = 0; r < count; ++r) {
+            double weight = weights ? weights[first + r] : 1.0;
+            if (rows.kind == RowKind::hessian) weight *= scratch.slope[r];
+            slab.weight[row0 + r] = weight;
+        }
+    }
+    return x;
+}
+
 // Packs rows [begin, end) of the slab whose first row is `first`; their weights and losses go into the slab, and sums
 // of eight rows into slab.trees where it is given. `shift` (padded) is subtracted where it is given.
 template <class T>
@@ -52,18 +72,7 @@ void prepare(const Rows& rows, const double* weights, Index first, Index begin, 
             for (Index c = rows.parameters(); c < padded; ++c) scratch.outer[r * padded + c] = 0;
     for (Index i = begin; i < end; i += scratch.group) {
         const Index count = end - i < scratch.group ? end - i : scratch.group;
-        const RowView<T> x = view_rows(rows, first + i, count, scratch);
-        if (rows.kind != RowKind::dense) {
-            loss_terms(rows, x, first + i, count, scratch);
-            for (Index r = 0; r < count; ++r) slab.value[i + r] = scratch.value[r];
-        }
-        if (slab.weighted) {
-            for (Index r = 0; r < count; ++r) {
-                double weight = weights ? weights[first + i + r] : 1.0;
-                if (rows.kind == RowKind::hessian) weight *= scratch.slope[r];
-                slab.weight[i + r] = weight;
-            }
-        }
+        const RowView<T> x = read_group(rows, weights, first + i, count, slab, i, scratch);
         const bool outer = k > 1;
         Packing<T> packing;
         packing.x = outer ? scratch.outer : x.data;

@@ -40,9 +40,6 @@ template <class T>
 inline constexpr int kShortRows =
     GRADHESS_VECTOR_BYTES == 64 && kStripRows<T> == Simd<T>::lanes ? kStripRows<T> / 2 : 0;
 
-template <class T>
-using HalfVector = typename Simd<T>::HalfVector;
-
 GRADHESS_INLINE void add_to(double* at, Doubles sum) { store(at, load_doubles(at) + sum); }
 GRADHESS_INLINE void add_to(float* at, Vector<float> sum) { store(at, load<Vector<float>>(at) + sum); }
 GRADHESS_INLINE void add_to(float* at, HalfVector<float> sum) { store(at, load<HalfVector<float>>(at) + sum); }

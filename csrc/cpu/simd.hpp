@@ -39,6 +39,8 @@ struct Simd<float> {
 
 template <class T>
 using Vector = typename Simd<T>::Vector;
+template <class T>
+using HalfVector = typename Simd<T>::HalfVector;
 using Doubles = Vector<double>;
 inline constexpr int kDoubleLanes = Simd<double>::lanes;
 
@@ -88,9 +90,7 @@ GRADHESS_INLINE Vector<double> load_first(const double* from, Index count) {
     const __m256i lane = _mm256_setr_epi64x(0, 1, 2, 3);
     return _mm256_maskload_pd(from, _mm256_cmpgt_epi64(_mm256_set1_epi64x(count), lane));
 #else
-    Vector<double> v = {};
-    for (Index j = 0; j < count; ++j) v[j] = from[j];
-    return v;
+    return Vector<double>{count > 0 ? from[0] : 0.0, 0.0};
 #endif
 }
 
@@ -101,7 +101,36 @@ GRADHESS_INLINE Vector<float> load_first(const float* from, Index count) {
     const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     return _mm256_maskload_ps(from, _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), lane));
 #else
-    Vector<float> v = {};
+    if (count < 2) return Vector<float>{count > 0 ? from[0] : 0.0f};
+    double two;  // at once
+    __builtin_memcpy(&two, from, sizeof two);
+    auto v = reinterpret_cast<Vector<float>>(Vector<double>{two});
+    if (count > 2) v[2] = from[2];
+    return v;
+#endif
+}
+
+// At most as many as half a vector has.
+GRADHESS_INLINE HalfVector<double> load_first_half(const double* from, Index count) {
+#if GRADHESS_VECTOR_BYTES == 64
+    return _mm256_maskz_loadu_pd(static_cast<__mmask8>((1u << count) - 1), from);
+#elif GRADHESS_VECTOR_BYTES == 32
+    return _mm_maskload_pd(from, _mm_cmpgt_epi64(_mm_set1_epi64x(count), _mm_set_epi64x(1, 0)));
+#else
+    HalfVector<double> v = {};
+    for (Index j = 0; j < count; ++j) v[j] = from[j];
+    return v;
+#endif
+}
+
+GRADHESS_INLINE HalfVector<float> load_first_half(const float* from, Index count) {
+#if GRADHESS_VECTOR_BYTES == 64
+    return _mm256_maskz_loadu_ps(static_cast<__mmask8>((1u << count) - 1), from);
+#elif GRADHESS_VECTOR_BYTES == 32
+    const __m128i lane = _mm_setr_epi32(0, 1, 2, 3);
+    return _mm_maskload_ps(from, _mm_cmpgt_epi32(_mm_set1_epi32(static_cast<int>(count)), lane));
+#else
+    HalfVector<float> v = {};
     for (Index j = 0; j < count; ++j) v[j] = from[j];
     return v;
 #endif

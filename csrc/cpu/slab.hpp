@@ -13,6 +13,11 @@ namespace gradhess::cpu {
 // Rows whose sums are added as one tree: part of the order of summation (gradhess/_backends/layout.py).
 inline constexpr Index kTreeRows = 8;
 
+// Rows of so few parameters are summed by lanes: the rows of a line of 64 bytes apart (lane_products.hpp). Part of the
+// order of summation, too.
+template <class T>
+inline constexpr Index kLaneParameters = sizeof(T) == 8 ? 12 : 40;
+
 template <class T>
 struct Slab {
     T* panels = nullptr;
@@ -37,6 +42,12 @@ struct RowScratch {
     double* value = nullptr;   // (group,)
     T* shift = nullptr;        // (parameters rounded up to a panel,): a provisional shift
     T* strip = nullptr;        // one panel: a weighted copy of the broadcast operand
+    // Where rows are summed by lanes: a slab of them, transposed, (parameters, column_stride); and where they have
+    // weights, these, and the same columns times these.
+    T* columns = nullptr;
+    T* lane_weights = nullptr;
+    T* weighted_columns = nullptr;
+    Index column_stride = 0;
     Index group = 0;
     // Rows that will be read next, [ahead, ahead_end): asked for while the multiply kernel runs.
     const char* ahead = nullptr;

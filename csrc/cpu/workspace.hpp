@@ -36,6 +36,17 @@ RowScratch<T> carve_rows(Carver& carver, const Rows& rows, Index slab_rows, Inde
     return scratch;
 }
 
+// Room for a slab of narrow rows, transposed. Columns are a line longer than the slab, so that they do not all begin in
+// the same sets of a cache.
+template <class T>
+void carve_columns(Carver& carver, RowScratch<T>& scratch, Index parameters, bool weighted, Index slab_rows) {
+    constexpr Index line = 64 / sizeof(T);
+    scratch.column_stride = round_up(slab_rows, line) + line;
+    scratch.columns = carver.take<T>(parameters * scratch.column_stride);
+    scratch.lane_weights = carver.take<T>(weighted ? scratch.column_stride : 0);
+    scratch.weighted_columns = carver.take<T>(weighted ? parameters * scratch.column_stride : 0);
+}
+
 // Shapes the panels of a slab, and says how many numbers they take.
 template <class T>
 Index shape_panels(Slab<T>& slab, Index columns, Index rows, Index panel) {
