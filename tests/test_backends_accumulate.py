@@ -49,7 +49,7 @@ def test_lengths_around_slabs_and_blocks(ops, n, dtype):
     oracles.assert_moments(oracles.accumulate(ops, rows), expected, n)
 
 
-FEW = [*range(1, 14), 16, 17, 20, 21, 24, 25, 31, 32, 33, 39, 40, 41]
+FEW = [*range(1, 14), 16, 17, 20, 21, 24, 25, 31, 32, 33, 39, 40, 41, 63, 64, 65]
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])

@@ -48,7 +48,9 @@ def test_any_number_of_threads(ops, rows, structure):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize(("d", "n"), [(5, 13_000), (8, 9_000), (12, 6_000), (27, 3_000), (40, 3_000)])
+@pytest.mark.parametrize(
+    ("d", "n"), [(5, 13_000), (8, 9_000), (12, 6_000), (27, 3_000), (40, 3_000), (64, 900)]
+)
 def test_a_slab_of_one_thread_or_of_a_team(ops, d, n, dtype):
     """Few columns in few blocks: where threads outnumber these, a team shares the slabs that one does in a loop."""
     rows = oracles.make_rows(n, d, kind="gradient", loss="huber", dtype=dtype, unit_column=d % 2 == 1)

@@ -54,7 +54,9 @@ class Accumulation {
           weighted_(weights != nullptr || rows.kind == RowKind::hessian),
           blocks_(moments, layout_, rows.samples, padded_, options.close),
           by_lanes_(moments.structure == Structure::full && parameters_ <= kLaneParameters<T>),
-          fused_(rows.row_outputs() == 1 && fuses(kernels)),
+          fused_(rows.row_outputs() == 1 &&
+                 (moments.structure == Structure::full ? by_lanes_ && blocks_.buffered()
+                                                       : !weighted_ && options.layout.slab_rows >= kFusedSlabRows)),
           by_slabs_(fused_ && !blocks_.buffered() && moments.structure == Structure::diagonal &&
                     blocks_.slab_scatter_bytes() <= tuning::kSlabScattersBytes) {}
 
@@ -78,12 +80,6 @@ class Accumulation {
     using Work = SlabWork<T>;
     using Block = BlockMoments<Scatter>;
     using Buffer = BlockBuffer<Scatter>;
-
-    // Whether a slab can be one loop of one thread.
-    bool fuses(const Kernels<T>& kernels) const {
-        if (moments_.structure != Structure::full) return !weighted_ && layout_.slab_rows >= kFusedSlabRows;
-        return blocks_.buffered() && (by_lanes_ || (!weighted_ && parameters_ <= kernels.narrow_parameters));
-    }
 
     // Whether blocks can be summed apart from the total.
     bool sums_apart() const { return blocks_.buffered() || by_slabs_ || moments_.structure == Structure::sum; }
@@ -218,14 +214,9 @@ class Accumulation {
             look_ahead(team, scratch, first + count);
             const Target<Scatter> target{block.scatter, padded_, parameters_, true};
             if constexpr (sizeof(Scatter) == 8) {
-                by_lanes_
-                    ? kernels_.lane_slab(rows_, weights_, first, count, shift, work.slab, work.sum, target, scratch)
-                    : kernels_.narrow_slab(rows_, first, count, shift, work.slab, work.sum, target, scratch);
+                kernels_.lane_slab(rows_, weights_, first, count, shift, work.slab, work.sum, target, scratch);
             } else {
-                by_lanes_
-                    ? kernels_.lane_slab_narrow(rows_, weights_, first, count, shift, work.slab, work.sum, target,
-                                                scratch)
-                    : kernels_.narrow_slab_narrow(rows_, first, count, shift, work.slab, work.sum, target, scratch);
+                kernels_.lane_slab_narrow(rows_, weights_, first, count, shift, work.slab, work.sum, target, scratch);
             }
         } else {
             Scatter* diagonal = moments_.structure == Structure::diagonal ? blocks_.diagonal(block, first) : nullptr;

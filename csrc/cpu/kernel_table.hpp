@@ -13,7 +13,6 @@ struct Kernels {
     int panel;       // columns of a packed panel
     int strip_rows;  // rows of the scatter matrix that one tile covers
     int tile_columns;
-    int narrow_parameters;  // rows of up to so many can go through narrow_slab; 0 where there is none
 
     void (*prepare)(const Rows&, const double* weights, Index first, Index begin, Index end, const double* shift,
                     Slab<T>&, RowScratch<T>&);
@@ -27,10 +26,6 @@ struct Kernels {
                              Slab<T>&, double* sum, const Target<float>&, RowScratch<T>&);
     void (*lane_update)(const Slab<T>&, const Tile&, const Target<double>&, RowScratch<T>&);
     void (*lane_update_narrow)(const Slab<T>&, const Tile&, const Target<float>&, RowScratch<T>&);
-    void (*narrow_slab)(const Rows&, Index begin, Index count, const double* shift, Slab<T>&, double* sum,
-                        const Target<double>&, RowScratch<T>&);
-    void (*narrow_slab_narrow)(const Rows&, Index begin, Index count, const double* shift, Slab<T>&, double* sum,
-                               const Target<float>&, RowScratch<T>&);
     void (*sum_slab)(const Rows&, Index begin, Index count, const double* shift, Slab<T>&, double* sum,
                      double* diagonal, RowScratch<T>&);
     void (*sum_slab_narrow)(const Rows&, Index begin, Index count, const double* shift, Slab<T>&, double* sum,

@@ -4,7 +4,6 @@
 #include "kernel_table.hpp"
 #include "kronecker.hpp"
 #include "lane_slab.hpp"
-#include "narrow.hpp"
 #include "outer.hpp"
 #include "pair_dependence.hpp"
 #include "probe.hpp"
@@ -26,11 +25,6 @@ constexpr Kernels<T> make_kernels() {
     table.lane_slab_narrow = lane_slab<T, float>;
     table.lane_update = lane_update<T, double>;
     table.lane_update_narrow = lane_update<T, float>;
-    table.narrow_parameters = kNarrowParameters<T>;
-    if constexpr (kNarrowParameters<T> > 0) {
-        table.narrow_slab = narrow_slab<T, double>;
-        table.narrow_slab_narrow = narrow_slab<T, float>;
-    }
     table.sum_slab = sum_slab<T, double>;
     table.sum_slab_narrow = sum_slab<T, float>;
     table.add_squares = add_squares<T, double>;

@@ -22,6 +22,7 @@ inline constexpr int kLaneRows = 4;  // 32 registers: 16 sums, 4 columns, 1 row
 inline constexpr int kLaneRows = 2;  // 16 registers: 8 sums, 4 columns, 1 row
 #endif
 inline constexpr int kLaneColumns = 4;
+inline constexpr Index kRowsTogether = 8;
 
 // Memory that is asked for while products are formed, line by line; when there is no more, some that is in cache.
 struct NextLines {
@@ -68,7 +69,7 @@ __attribute__((noinline)) void multiply_lanes(const T* row, const T* column, Ind
                 for (Index k = 0; k < each; ++k, next += 64) __builtin_prefetch(next, 0, 2);
             V b[COLUMNS];
 #pragma GCC unroll 4
-            for (int c = 0; c < COLUMNS; ++c) b[c] = load<V>(z + c * stride);
+            for (int c = 0; c < COLUMNS; ++c) b[c] = rounded(load<V>(z + c * stride));  // in a register, loaded once
 #pragma GCC unroll 4
             for (int m = 0; m < ROWS; ++m) {
                 const V a = OFFSET == 0 && same ? b[m] : load<V>(u + m * stride);
@@ -120,28 +121,22 @@ struct LaneColumns {
     Index lines;
 };
 
-// The tile of ROWS rows from `row` on that meets the diagonal. Column blocks begin at multiples of kLaneColumns.
+// ROWS rows of C from `row` on, of a block of columns that begins at or before it.
 template <int ROWS, class T, class Scatter>
-GRADHESS_INLINE void multiply_last(const T* left, const LaneColumns<T>& z, Index row, Scatter* out, Index out_stride,
-                                   NextLines& ahead) {
-    const Index column = row / kLaneColumns * kLaneColumns;
-    const T* from = z.data + column * z.stride;
-    if (kLaneRows < kLaneColumns && column < row) {
-        multiply_lanes<ROWS, kLaneColumns - kLaneRows + ROWS, kLaneColumns - kLaneRows>(
-            left, from, z.stride, z.lines, out + column, out_stride, ahead);
+GRADHESS_INLINE void multiply_block(const T* left, const LaneColumns<T>& z, Index row, Index column, Scatter* out,
+                                    Index out_stride, NextLines& ahead) {
+    constexpr int short_columns = kLaneColumns - kLaneRows;  // of a block before the second tile of its rows
+    const auto multiply = [&]<int COLUMNS, int OFFSET>() {
+        multiply_lanes<ROWS, COLUMNS, OFFSET>(left + row * z.stride, z.data + column * z.stride, z.stride, z.lines,
+                                              out + row * out_stride + column, out_stride, ahead);
+    };
+    if (row >= column + kLaneColumns) {
+        multiply.template operator()<kLaneColumns, kLaneColumns>();
+    } else if (row > column) {
+        if constexpr (short_columns > 0) multiply.template operator()<short_columns + ROWS, short_columns>();
     } else {
-        multiply_lanes<ROWS, ROWS, 0>(left, from, z.stride, z.lines, out + column, out_stride, ahead);
+        multiply.template operator()<ROWS, 0>();
     }
-}
-
-template <int ROWS, class T, class Scatter>
-GRADHESS_INLINE void multiply_rows_of(const T* left, const LaneColumns<T>& z, Index row, Scatter* out, Index out_stride,
-                                      NextLines& ahead) {
-    const Index whole = row / kLaneColumns * kLaneColumns;
-    for (Index column = 0; column < whole; column += kLaneColumns)
-        multiply_lanes<ROWS, kLaneColumns, kLaneColumns>(left, z.data + column * z.stride, z.stride, z.lines,
-                                                         out + column, out_stride, ahead);
-    multiply_last<ROWS>(left, z, row, out, out_stride, ahead);
 }
 
 // Rows [begin, end) of C, `begin` a multiple of kLaneColumns: products of the columns `left` (as `z`, or weighted) with
@@ -154,17 +149,24 @@ inline void multiply_columns_by_lanes(const T* left, const LaneColumns<T>& z, In
     const Index steps = blocks * (blocks + 1) / 2 * z.lines;
     const Index each = ((end_of_next - next) / 64 + steps - 1) / steps;
     NextLines ahead{next, end_of_next, reinterpret_cast<const char*>(z.data), each > 2 ? each : 2};
-    for (Index row = begin; row < end; row += kLaneRows) {
-        Scatter* out = target.data + row * target.stride;
-        const T* from = left + row * z.stride;
-        switch (end - row < kLaneRows ? end - row : kLaneRows) {
-            case 1: multiply_rows_of<1>(from, z, row, out, target.stride, ahead); break;
-            case 2: multiply_rows_of<2>(from, z, row, out, target.stride, ahead); break;
-            case 3:
-                if constexpr (kLaneRows > 2) multiply_rows_of<3>(from, z, row, out, target.stride, ahead);
-                break;
-            default:
-                if constexpr (kLaneRows > 2) multiply_rows_of<4>(from, z, row, out, target.stride, ahead);
+    // Eight rows and a block of columns stay in the L1 cache.
+    for (Index first = begin; first < end; first += kRowsTogether) {
+        const Index last = end - first < kRowsTogether ? end : first + kRowsTogether;
+        for (Index column = 0; column < last; column += kLaneColumns) {
+            for (Index row = column > first ? column : first; row < last; row += kLaneRows) {
+                const auto multiply = [&]<int ROWS>() {
+                    multiply_block<ROWS>(left, z, row, column, target.data, target.stride, ahead);
+                };
+                switch (last - row < kLaneRows ? last - row : kLaneRows) {
+                    case 1: multiply.template operator()<1>(); break;
+                    case 2: multiply.template operator()<2>(); break;
+                    case 3:
+                        if constexpr (kLaneRows > 2) multiply.template operator()<3>();
+                        break;
+                    default:
+                        if constexpr (kLaneRows > 2) multiply.template operator()<4>();
+                }
+            }
         }
     }
 }

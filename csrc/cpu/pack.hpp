@@ -42,47 +42,53 @@ struct Packing {
     const double* weight = nullptr;  // of each row in the tree sums; null for one
 };
 
-// The whole panels of eight rows, and their weighted sums where slab.trees is given: a tree in T, fewer than eight rows
-// filled up with zeros.
+// Eight rows, and their weighted sums where slab.trees is given: a tree in T, fewer than eight rows filled up with
+// zeros.
 template <bool SCALED, bool SHIFTED, class T>
 GRADHESS_INLINE void pack_eight(const Packing<T>& packing, Index i, Slab<T>& slab, Index row) {
     using V = Vector<T>;
     constexpr int panel = kPanel<T>;
     constexpr int lanes = Simd<T>::lanes;
-    const Index whole = packing.features / panel;
     const T* first = packing.x + i * packing.stride;
-    for (Index p = 0; p < whole; ++p) {
-        T* out = slab.panels + p * slab.panel_stride + row * panel;
-        for (int v = 0; v < panel; v += lanes) {
-            const T* in = first + p * panel + v;
-            const V by = SHIFTED ? load<V>(packing.shift + p * panel + v) : V{};
-            V entry[kTreeRows];
+    // A vector of columns from `column` on; where PART, fewer than a vector has, and the ones after them.
+    const auto pack = [&]<bool PART>(Index column) {
+        const Index valid = packing.features - column;
+        V ones = {};
+        if (PART && packing.unit && valid >= 0) ones[valid] = T(1);
+        const V by = SHIFTED ? load<V>(packing.shift + column) : V{};
+        T* out = slab.panels + column / panel * slab.panel_stride + row * panel + column % panel;
+        V entry[kTreeRows];
 #pragma GCC unroll 8
-            for (int r = 0; r < kTreeRows; ++r) {
-                entry[r] = load<V>(in + r * packing.stride);
-                if (SCALED) entry[r] *= broadcast(packing.factor[i + r]);
-                if (SHIFTED) entry[r] = rounded(entry[r]) - by;
-                store(out + r * panel + v, entry[r]);
-            }
-            if (!slab.trees) continue;
-            if (packing.weight) {
-                for (int r = 0; r < kTreeRows; ++r)
-                    entry[r] = rounded(entry[r] * broadcast(static_cast<T>(packing.weight[i + r])));
-            }
-            store(tree_at(slab, row) + p * panel + v,
-                  ((entry[0] + entry[1]) + (entry[2] + entry[3])) + ((entry[4] + entry[5]) + (entry[6] + entry[7])));
+        for (int r = 0; r < kTreeRows; ++r) {
+            const T* in = first + r * packing.stride + column;
+            entry[r] = PART ? (valid > 0 ? load_first(in, valid) : V{}) + ones : load<V>(in);
+            if (SCALED) entry[r] *= broadcast(packing.factor[i + r]);
+            if (SHIFTED) entry[r] = rounded(entry[r]) - by;
+            store(out + r * panel, entry[r]);
         }
-    }
+        if (!slab.trees) return;
+        if (packing.weight) {
+#pragma GCC unroll 8
+            for (int r = 0; r < kTreeRows; ++r)
+                entry[r] = rounded(entry[r] * broadcast(static_cast<T>(packing.weight[i + r])));
+        }
+        store(tree_at(slab, row) + column,
+              ((entry[0] + entry[1]) + (entry[2] + entry[3])) + ((entry[4] + entry[5]) + (entry[6] + entry[7])));
+    };
+    const Index end = slab.n_panels * panel;
+    Index column = 0;
+    for (; column + lanes <= packing.features; column += lanes) pack.template operator()<false>(column);
+    for (; column < end; column += lanes) pack.template operator()<true>(column);
 }
 
-// Panels [begin, n_panels) of a few rows, entry by entry where a vector would pass the end of the rows.
+// The same for fewer rows, entry by entry where a vector would pass the end of the rows.
 template <bool SCALED, bool SHIFTED, class T>
-inline void pack_rest(const Packing<T>& packing, Index i, Index count, Index begin, Slab<T>& slab, Index row) {
+inline void pack_rest(const Packing<T>& packing, Index i, Index count, Slab<T>& slab, Index row) {
     using V = Vector<T>;
     constexpr int panel = kPanel<T>;
     constexpr int lanes = Simd<T>::lanes;
     const Index d = packing.features;
-    for (Index p = begin; p < slab.n_panels; ++p) {
+    for (Index p = 0; p < slab.n_panels; ++p) {
         T* out = slab.panels + p * slab.panel_stride + row * panel;
         for (Index r = 0; r < count; ++r) {
             const Index at = (i + r) * packing.stride + p * panel;
@@ -118,13 +124,11 @@ inline void pack_rest(const Packing<T>& packing, Index i, Index count, Index beg
 // Packs `count` rows; the first becomes row `row0` of the slab, a multiple of kTreeRows where trees are wanted.
 template <bool SCALED, bool SHIFTED, class T>
 GRADHESS_INLINE void pack_as(const Packing<T>& packing, Index count, Slab<T>& slab, Index row0) {
-    const Index whole = packing.features / kPanel<T>;
     Index i = 0;
     for (; i + kTreeRows <= count; i += kTreeRows) {
         pack_eight<SCALED, SHIFTED>(packing, i, slab, row0 + i);
-        if (whole < slab.n_panels) pack_rest<SCALED, SHIFTED>(packing, i, kTreeRows, whole, slab, row0 + i);
     }
-    if (i < count) pack_rest<SCALED, SHIFTED>(packing, i, count - i, 0, slab, row0 + i);
+    if (i < count) pack_rest<SCALED, SHIFTED>(packing, i, count - i, slab, row0 + i);
 }
 
 template <class T>

@@ -16,7 +16,7 @@ inline constexpr Index kTreeRows = 8;
 // Rows of so few parameters are summed by lanes: the rows of a line of 64 bytes apart (lane_products.hpp). Part of the
 // order of summation, too.
 template <class T>
-inline constexpr Index kLaneParameters = sizeof(T) == 8 ? 12 : 40;
+inline constexpr Index kLaneParameters = sizeof(T) == 8 ? 40 : 64;
 
 template <class T>
 struct Slab {
