@@ -98,9 +98,12 @@ def test_short_slabs_of_wide_diagonals(ops):
 
 def test_any_address(ops):
     """Vectors and cache lines may begin anywhere in a row."""
-    for dtype, d in ((np.float64, 17), (np.float32, 300)):
+    for dtype, d in ((np.float64, 1), (np.float32, 1), (np.float64, 17), (np.float32, 300)):
         rows = oracles.make_rows(700, d, dtype=dtype, kind="gradient", loss="logistic")
         expected = oracles.accumulate(ops, rows)
+        apart = np.zeros((700, d + 3), dtype)
+        apart[:, :d] = rows.X
+        oracles.assert_same_bits(oracles.accumulate(ops, replace(rows, X=apart[:, :d])), expected)
         memory = np.empty(rows.X.size + 16, dtype)
         for offset in (0, 1, 3, 7):
             X = memory[offset : offset + rows.X.size].reshape(rows.X.shape)

@@ -179,11 +179,53 @@ GRADHESS_INLINE void turn_half_columns(const Packing<T>& packing, Index count, I
     store(sum + column, total);
 }
 
+// The only column, of rows that lie one after the other: it is transposed already.
+template <bool SCALED, bool SHIFTED, class T>
+GRADHESS_INLINE void turn_single_column(const Packing<T>& packing, Index count, const LaneColumns<T>& z, Index row0,
+                                        double* sum) {
+    using V = Vector<T>;
+    constexpr int lanes = Simd<T>::lanes;
+    constexpr Index rows = kTurnedRows<T>;
+    const V by = SHIFTED ? broadcast(packing.shift[0]) : V{};
+    double total = *sum;
+    const auto turn = [&]<bool WHOLE>(Index i) {
+        alignas(64) T entry[rows];
+        alignas(64) T last[2][rows] = {};              // entries and factors, where rows end before the vector
+        const Index left = count > i ? count - i : 0;  // none where only a line is filled up
+        const Index valid = left < rows ? left : rows;
+        for (Index r = 0; !WHOLE && r < valid; ++r) {
+            last[0][r] = packing.x[i + r];
+            if (SCALED) last[1][r] = packing.factor[i + r];
+        }
+        const T* x = WHOLE ? packing.x + i : last[0];
+        const T* factor = WHOLE ? packing.factor + i : last[1];
+#pragma GCC unroll 4
+        for (Index r = 0; r < rows; r += lanes) {
+            V z_r = load<V>(x + r);
+            if (SCALED) z_r = rounded(z_r * load<V>(factor + r));
+            if (SHIFTED) z_r -= by;
+            store(entry + r, z_r);
+        }
+        for (Index r = valid; r < rows; ++r) entry[r] = 0;
+        __builtin_memcpy(z.data + row0 + i, entry, sizeof entry);
+        for (Index r = 0; packing.weight && r < valid; ++r)
+            entry[r] = rounded(entry[r] * static_cast<T>(packing.weight[i + r]));
+#pragma GCC unroll 2
+        for (Index r = 0; r < rows; r += kTreeRows)
+            total += static_cast<double>(((entry[r] + entry[r + 1]) + (entry[r + 2] + entry[r + 3])) +
+                                         ((entry[r + 4] + entry[r + 5]) + (entry[r + 6] + entry[r + 7])));
+    };
+    turn_all<T>(count, turn);
+    *sum = total;
+}
+
 // The rows of a group, scaled and shifted, into columns.
 template <bool SCALED, bool SHIFTED, class T>
 __attribute__((noinline)) void turn_rows(const Packing<T>& packing, Index count, Index parameters,
                                          const LaneColumns<T>& z, Index row0, double* sum) {
     constexpr Index lanes = Simd<T>::lanes;
+    if (parameters == 1 && packing.stride == 1)
+        return turn_single_column<SCALED, SHIFTED>(packing, count, z, row0, sum);
     Index column = 0;
     for (; column + lanes <= packing.features; column += lanes)
         turn_columns<false, SCALED, SHIFTED>(packing, count, column, lanes, z, row0, sum);
