@@ -65,7 +65,7 @@ class Accumulation {
                                (moments_.structure == Structure::full ? static_cast<double>(parameters_) / 2 + 4 : 4);
         const bool small = per_row * static_cast<double>(rows_.samples) < static_cast<double>(tuning::kTeamMinWork);
         const int threads = small ? 1 : std::max(1, options_.threads);
-        const bool own_blocks = threads > 1 && sums_apart() && blocks_.count() >= threads;
+        const bool own_blocks = threads > 1 && sums_apart() && blocks_.count() >= threads && shares_well(threads);
         if (own_blocks) {
             run_own_blocks(threads);
         } else {
@@ -83,6 +83,17 @@ class Accumulation {
 
     // Whether blocks can be summed apart from the total.
     bool sums_apart() const { return blocks_.buffered() || by_slabs_ || moments_.structure == Structure::sum; }
+
+    // Whether threads with blocks of their own finish together, but for what it costs to share slabs instead.
+    bool shares_well(Index threads) const {
+        if (moments_.structure != Structure::full) return true;
+        const Index last = blocks_.count() - 1;
+        Index rows = (last / threads) * layout_.block_rows;  // of the thread that has most, before the last round
+        rows += last % threads == 0 ? blocks_.end(last) - blocks_.begin(last) : layout_.block_rows;
+        const double share = static_cast<double>(rows_.samples) / static_cast<double>(threads);
+        return static_cast<double>(rows) <=
+               share * (tuning::kTeamCost + tuning::kTeamCostColumns / static_cast<double>(parameters_));
+    }
 
     // ---- the two ways to share the work ----
 

@@ -62,6 +62,12 @@ inline constexpr Index kTeamMinComparisons = 8'000;
 // Work, in multiply-adds, below which starting a team of threads costs more than it saves.
 inline constexpr Index kTeamMinWork = 400'000;
 
+// Blocks of a full scatter matrix are shared out whole where the busiest thread then has at most so many times its
+// share of the rows, and so much more for few columns: what sharing every slab costs on 2 cores of a Zen 4 (8% at 512
+// columns, 70% at 64).
+inline constexpr double kTeamCost = 1.1;
+inline constexpr double kTeamCostColumns = 48.0;
+
 // Threads of a team that were dismissed so long ago may be asleep (libgomp lets them spin for some ms by default, but
 // not where OMP_WAIT_POLICY is passive). Finding out costs a few us.
 inline constexpr std::chrono::microseconds kAwake{100};
