@@ -135,7 +135,7 @@ GRADHESS_INLINE void turn_half_columns(const Packing<T>& packing, Index count, I
     const auto turn = [&]<bool WHOLE>(Index i) {
         V entry[vectors];
         const auto row = [&](int v, int half) { return i + v / piece * 2 * piece + half * piece + v % piece; };
-        const auto both = [&](int v, auto of) {
+        const auto both = [&](int v, auto of) {  // of the two rows of vector v
             const Index low = row(v, 0);
             const Index high = row(v, 1);
             return join_halves<T>(WHOLE || low < count ? of(low) : H{}, WHOLE || high < count ? of(high) : H{});
@@ -224,7 +224,7 @@ template <bool SCALED, bool SHIFTED, class T>
 __attribute__((noinline)) void turn_rows(const Packing<T>& packing, Index count, Index parameters,
                                          const LaneColumns<T>& z, Index row0, double* sum) {
     constexpr Index lanes = Simd<T>::lanes;
-    if (parameters == 1 && packing.stride == 1)
+    if (parameters == 1 && packing.features == 1 && packing.stride == 1)
         return turn_single_column<SCALED, SHIFTED>(packing, count, z, row0, sum);
     Index column = 0;
     for (; column + lanes <= packing.features; column += lanes)
