@@ -79,7 +79,7 @@ GRADHESS_INLINE void add_slab_columns(SlabColumns<T>& at, Index part, bool unit)
     if (r < at.count) {
         V z[kTreeRows] = {};
         for (int s = 0; s < at.count - r; ++s) z[s] = row(s);
-        add_doubles(total, ((z[0] + z[1]) + (z[2] + z[3])) + ((z[4] + z[5]) + (z[6] + z[7])));
+        add_doubles(total, sum_of_tree(z));
     }
     for (int h = 0; h < halves; ++h) {
         store(at.sum + h * kDoubleLanes, total[h]);

@@ -104,9 +104,7 @@ GRADHESS_INLINE void turn_columns(const Packing<T>& packing, Index count, Index 
                     entry[r] = rounded(entry[r] * broadcast(static_cast<T>(packing.weight[i + r])));
         }
 #pragma GCC unroll 2
-        for (int r = 0; r < kTurnedRows<T>; r += kTreeRows)
-            add_doubles(total, ((entry[r] + entry[r + 1]) + (entry[r + 2] + entry[r + 3])) +
-                                   ((entry[r + 4] + entry[r + 5]) + (entry[r + 6] + entry[r + 7])));
+        for (int r = 0; r < kTurnedRows<T>; r += kTreeRows) add_doubles(total, sum_of_tree(entry + r));
     };
     turn_all<T>(count, turn);
     for (int k = 0; k < parts; ++k) store(sum + column + k * kDoubleLanes, total[k]);
@@ -211,9 +209,7 @@ GRADHESS_INLINE void turn_single_column(const Packing<T>& packing, Index count, 
         for (Index r = 0; packing.weight && r < valid; ++r)
             entry[r] = rounded(entry[r] * static_cast<T>(packing.weight[i + r]));
 #pragma GCC unroll 2
-        for (Index r = 0; r < rows; r += kTreeRows)
-            total += static_cast<double>(((entry[r] + entry[r + 1]) + (entry[r + 2] + entry[r + 3])) +
-                                         ((entry[r + 4] + entry[r + 5]) + (entry[r + 6] + entry[r + 7])));
+        for (Index r = 0; r < rows; r += kTreeRows) total += static_cast<double>(sum_of_tree(entry + r));
     };
     turn_all<T>(count, turn);
     *sum = total;

@@ -22,6 +22,12 @@ GRADHESS_INLINE V cut_row(V row, T scale, Index valid, bool unit) {
     return lane < end ? row * broadcast(scale) : after;
 }
 
+// Of kTreeRows entries.
+template <class V>
+GRADHESS_INLINE V sum_of_tree(const V* entry) {
+    return ((entry[0] + entry[1]) + (entry[2] + entry[3])) + ((entry[4] + entry[5]) + (entry[6] + entry[7]));
+}
+
 // Where the sums of the eight rows go to which `row` belongs.
 template <class T>
 GRADHESS_INLINE T* tree_at(const Slab<T>& slab, Index row) {
@@ -72,8 +78,7 @@ GRADHESS_INLINE void pack_eight(const Packing<T>& packing, Index i, Slab<T>& sla
             for (int r = 0; r < kTreeRows; ++r)
                 entry[r] = rounded(entry[r] * broadcast(static_cast<T>(packing.weight[i + r])));
         }
-        store(tree_at(slab, row) + column,
-              ((entry[0] + entry[1]) + (entry[2] + entry[3])) + ((entry[4] + entry[5]) + (entry[6] + entry[7])));
+        store(tree_at(slab, row) + column, sum_of_tree(entry));
     };
     const Index end = slab.n_panels * panel;
     Index column = 0;
@@ -115,8 +120,7 @@ inline void pack_rest(const Packing<T>& packing, Index i, Index count, Slab<T>& 
                 entry[r] = load<V>(out + r * panel + v);
                 if (packing.weight) entry[r] = rounded(entry[r] * broadcast(static_cast<T>(packing.weight[i + r])));
             }
-            store(tree_at(slab, row) + p * panel + v,
-                  ((entry[0] + entry[1]) + (entry[2] + entry[3])) + ((entry[4] + entry[5]) + (entry[6] + entry[7])));
+            store(tree_at(slab, row) + p * panel + v, sum_of_tree(entry));
         }
     }
 }
@@ -125,9 +129,7 @@ inline void pack_rest(const Packing<T>& packing, Index i, Index count, Slab<T>& 
 template <bool SCALED, bool SHIFTED, class T>
 GRADHESS_INLINE void pack_as(const Packing<T>& packing, Index count, Slab<T>& slab, Index row0) {
     Index i = 0;
-    for (; i + kTreeRows <= count; i += kTreeRows) {
-        pack_eight<SCALED, SHIFTED>(packing, i, slab, row0 + i);
-    }
+    for (; i + kTreeRows <= count; i += kTreeRows) pack_eight<SCALED, SHIFTED>(packing, i, slab, row0 + i);
     if (i < count) pack_rest<SCALED, SHIFTED>(packing, i, count - i, slab, row0 + i);
 }
 

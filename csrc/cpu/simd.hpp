@@ -110,31 +110,25 @@ GRADHESS_INLINE Vector<float> load_first(const float* from, Index count) {
 #endif
 }
 
+#if GRADHESS_VECTOR_BYTES > 16
 // At most as many as half a vector has.
 GRADHESS_INLINE HalfVector<double> load_first_half(const double* from, Index count) {
 #if GRADHESS_VECTOR_BYTES == 64
     return _mm256_maskz_loadu_pd(static_cast<__mmask8>((1u << count) - 1), from);
-#elif GRADHESS_VECTOR_BYTES == 32
-    return _mm_maskload_pd(from, _mm_cmpgt_epi64(_mm_set1_epi64x(count), _mm_set_epi64x(1, 0)));
 #else
-    HalfVector<double> v = {};
-    for (Index j = 0; j < count; ++j) v[j] = from[j];
-    return v;
+    return _mm_maskload_pd(from, _mm_cmpgt_epi64(_mm_set1_epi64x(count), _mm_set_epi64x(1, 0)));
 #endif
 }
 
 GRADHESS_INLINE HalfVector<float> load_first_half(const float* from, Index count) {
 #if GRADHESS_VECTOR_BYTES == 64
     return _mm256_maskz_loadu_ps(static_cast<__mmask8>((1u << count) - 1), from);
-#elif GRADHESS_VECTOR_BYTES == 32
+#else
     const __m128i lane = _mm_setr_epi32(0, 1, 2, 3);
     return _mm_maskload_ps(from, _mm_cmpgt_epi32(_mm_set1_epi32(static_cast<int>(count)), lane));
-#else
-    HalfVector<float> v = {};
-    for (Index j = 0; j < count; ++j) v[j] = from[j];
-    return v;
 #endif
 }
+#endif
 
 // The same as doubles, fewer than a vector of these has.
 GRADHESS_INLINE Doubles load_first_doubles(const double* from, Index count) { return load_first(from, count); }
