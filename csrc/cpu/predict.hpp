@@ -21,17 +21,18 @@ struct Lanes8 {
 // Sums the lanes of as many rows as a vector has doubles, all rows at once.
 #if GRADHESS_VECTOR_BYTES == 64
 GRADHESS_INLINE Doubles sum_lanes(const Lanes8 (&row)[8]) {
-    Doubles fours[4];
-    for (int r = 0; r < 4; ++r) {
-        const Doubles a = row[r].part[0];
-        const Doubles b = row[r + 4].part[0];
-        fours[r] = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11) +
-                   __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+    Doubles pairs[2];  // of the even rows, and of the odd ones
+    for (int odd = 0; odd < 2; ++odd) {
+        Doubles fours[2];
+        for (int k = 0; k < 2; ++k) {
+            const Doubles a = row[4 * k + odd].part[0];
+            const Doubles b = row[4 * k + 2 + odd].part[0];
+            fours[k] = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11) +
+                       __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+        }
+        pairs[odd] = __builtin_shufflevector(fours[0], fours[1], 0, 1, 4, 5, 8, 9, 12, 13) +
+                     __builtin_shufflevector(fours[0], fours[1], 2, 3, 6, 7, 10, 11, 14, 15);
     }
-    Doubles pairs[2];
-    for (int r = 0; r < 2; ++r)
-        pairs[r] = __builtin_shufflevector(fours[r], fours[r + 2], 0, 1, 8, 9, 4, 5, 12, 13) +
-                   __builtin_shufflevector(fours[r], fours[r + 2], 2, 3, 10, 11, 6, 7, 14, 15);
     return __builtin_shufflevector(pairs[0], pairs[1], 0, 8, 2, 10, 4, 12, 6, 14) +
            __builtin_shufflevector(pairs[0], pairs[1], 1, 9, 3, 11, 5, 13, 7, 15);
 }
@@ -83,9 +84,7 @@ __attribute__((noinline)) void multiply_wide(const T* x, Index stride, Index cou
     }
     const Index after_even = half ? 0 : 64;
     const Index after_odd = 128 - after_even;
-    for (Index i = 0; i < count; i += batch) {
-        const T* row[batch];  // beyond the end, the last row again
-        for (int r = 0; r < batch; ++r) row[r] = x + (i + r < count ? i + r : count - 1) * stride;
+    const auto multiply_batch = [&](const T* const(&row)[batch], Index i) {
         Lanes8 sums[PRODUCTS][batch];
         const char* ahead = reinterpret_cast<const char*>(row[0]) + tuning::kPrefetchBytes;
         const auto add_eight = [&](Index j) {
@@ -135,7 +134,22 @@ __attribute__((noinline)) void multiply_wide(const T* x, Index stride, Index cou
             const Index valid = count - i < batch ? count - i : batch;
             for (Index r = 0; r < valid; ++r) product[q].out[(i + r) * product[q].stride] = total[r];
         }
+    };
+    const T* row[batch];
+    Index i = 0;
+    for (; i + batch <= count; i += batch) {
+        // Addresses of four rows each from one register: GCC would keep one for every row and line, on the stack.
+        const T* four = x + i * stride;
+        for (int r = 0; r < batch; ++r) {
+            if (r % 4 == 0) asm("" : "+r"(four));
+            row[r] = four + r % 4 * stride;
+            if (r % 4 == 3) four += 4 * stride;
+        }
+        multiply_batch(row, i);
     }
+    if (i == count) return;
+    for (int r = 0; r < batch; ++r) row[r] = x + (i + r < count ? i + r : count - 1) * stride;  // the last one again
+    multiply_batch(row, i);
 }
 
 // Rows of D entries, one after the other in memory.
