@@ -44,19 +44,20 @@ def test_widths_around_lanes_and_tiles(ops, d, dtype):
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("n", [1, 2, 255, 256, 257, 511, 4095, 4096, 4097, 9000])
-def test_lengths_around_slabs_and_blocks(ops, n, dtype):
-    rows, expected = dense_case(n, 9, dtype)
+@pytest.mark.parametrize("d", [9, 14])
+def test_lengths_around_slabs_and_blocks(ops, d, n, dtype):
+    rows, expected = dense_case(n, d, dtype)
     oracles.assert_moments(oracles.accumulate(ops, rows), expected, n)
 
 
-FEW = [*range(1, 14), 16, 17, 20, 21, 24, 25, 31, 32, 33, 39, 40, 41, 63, 64, 65]
+FEW = [*range(1, 18), 20, 21, 24, 25, 31, 32, 33, 39, 40, 41, 63, 64, 65]
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("kind", ["dense", "gradient"])
 @pytest.mark.parametrize("d", FEW)
 def test_few_columns(ops, d, kind, dtype):
-    """Around the tiles, lanes and halves of lanes of the kernel that sums by lanes, and around its end."""
+    """Around the tiles, lanes and halves of the kernels that sum by lanes and by rotation, and around their ends."""
     n = 779  # whole slabs, and one that ends inside a line
     loss = "logistic" if kind == "gradient" else None
     weights = np.random.default_rng(7).uniform(0, 2, n)

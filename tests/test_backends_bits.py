@@ -49,7 +49,8 @@ def test_any_number_of_threads(ops, rows, structure):
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize(
-    ("d", "n"), [(5, 13_000), (8, 9_000), (12, 6_000), (27, 3_000), (40, 3_000), (64, 900)]
+    ("d", "n"),
+    [(5, 13_000), (8, 9_000), (12, 6_000), (13, 6_000), (16, 6_000), (27, 3_000), (40, 3_000), (64, 900)],
 )
 def test_a_slab_of_one_thread_or_of_a_team(ops, d, n, dtype):
     """Few columns in few blocks: where threads outnumber these, a team shares the slabs that one does in a loop."""
@@ -144,7 +145,7 @@ def test_a_product_depends_on_its_row_alone(ops, dtype):
                     np.testing.assert_array_equal(ops.norms(part, threads=1), norms[start:])
 
 
-def test_instruction_sets_with_fused_multiply_adds_agree(rows):
+def check_instruction_sets(rows):
     cpu = pytest.importorskip("gradhess._backends.cpu")
     if not {"avx2", "avx512"} <= set(cpu.available_isas()):
         pytest.skip("needs both AVX2 and AVX-512")
@@ -154,6 +155,20 @@ def test_instruction_sets_with_fused_multiply_adds_agree(rows):
             with cpu.use_isa(isa):
                 found.append(oracles.accumulate(cpu.CpuBackend(), rows, weights))
         oracles.assert_same_bits(*found)
+
+
+def test_instruction_sets_with_fused_multiply_adds_agree(rows):
+    check_instruction_sets(rows)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("d", [1, 4, 7, 8, 10, 11, 12, 13, 14, 15, 16, 17, 23, 40, 41, 64])
+def test_they_agree_on_few_columns(d, dtype):
+    for unit_column in (False, True):
+        kind, loss = ("gradient", "poisson") if unit_column else ("dense", None)
+        check_instruction_sets(
+            oracles.make_rows(700, d, kind=kind, loss=loss, dtype=dtype, unit_column=unit_column)
+        )
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")

@@ -8,6 +8,7 @@
 
 #include "lane_products.hpp"
 #include "prepare.hpp"
+#include "rotated_products.hpp"
 
 namespace gradhess::cpu::GRADHESS_ISA {
 
@@ -238,6 +239,7 @@ __attribute__((noinline)) void turn_rows(const Packing<T>& packing, Index count,
 template <class T, class Scatter>
 void lane_slab(const Rows& rows, const double* weights, Index begin, Index count, const double* shift, Slab<T>& slab,
                double* sum, const Target<Scatter>& target, RowScratch<T>& scratch) {
+    const bool rotates = sums_by_rotation<T>(target.parameters);
     const Index padded = slab.n_panels * kPanel<T>;
     const LaneColumns<T> z = lane_columns(scratch, count);
     for (Index c = 0; c < padded; ++c) sum[c] = 0.0;
@@ -247,6 +249,7 @@ void lane_slab(const Rows& rows, const double* weights, Index begin, Index count
     packing.unit = rows.unit_column;
     packing.factor = rows.kind == RowKind::gradient ? scratch.factor : nullptr;
     packing.shift = shift ? scratch.shift : nullptr;
+    for (Index k = 0; rotates && k < kRotatedSums; ++k) scratch.rotated[k] = 0;
     for (Index i = 0; i < count; i += scratch.group) {
         const Index n = count - i < scratch.group ? count - i : scratch.group;
         const RowView<T> x = read_group(rows, weights, begin + i, n, slab, i, scratch);
@@ -254,10 +257,20 @@ void lane_slab(const Rows& rows, const double* weights, Index begin, Index count
         packing.stride = x.stride;
         packing.weight = slab.weighted ? slab.weight + i : nullptr;
         const auto turn = [&]<bool SCALED>() {
+            if constexpr (kRotates) {
+                const char* ahead = scratch.ahead < scratch.ahead_end ? scratch.ahead + i * rows.row_stride : nullptr;
+                if (rotates) {
+                    return shift ? rotate_rows<SCALED, true>(packing, n, scratch.rotated, sum, ahead)
+                                 : rotate_rows<SCALED, false>(packing, n, scratch.rotated, sum, ahead);
+                }
+            }
             shift ? turn_rows<SCALED, true>(packing, n, target.parameters, z, i, sum)
                   : turn_rows<SCALED, false>(packing, n, target.parameters, z, i, sum);
         };
         packing.factor ? turn.template operator()<true>() : turn.template operator()<false>();
+    }
+    if constexpr (kRotates) {
+        if (rotates) return add_rotated(scratch.rotated, target);
     }
     multiply_lane_slab(slab, z, count, 0, target.parameters, target, scratch);
 }
@@ -268,6 +281,9 @@ void lane_update(const Slab<T>& slab, const Tile& tile, const Target<Scatter>& t
     using V = Vector<T>;
     constexpr Index lanes = Simd<T>::lanes;
     constexpr int panel = kPanel<T>;
+    if constexpr (kRotates) {  // all of them, which are less than a tile
+        if (sums_by_rotation<T>(target.parameters)) return rotate_panels(slab, target, scratch.rotated);
+    }
     const LaneColumns<T> z = lane_columns(scratch, slab.rows);
     const Index end = tile.row_end < target.parameters ? tile.row_end : target.parameters;
     for (Index column = 0; column < end; column += lanes) {

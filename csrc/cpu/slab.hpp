@@ -18,6 +18,14 @@ inline constexpr Index kTreeRows = 8;
 template <class T>
 inline constexpr Index kLaneParameters = sizeof(T) == 8 ? 40 : 64;
 
+// But rows of so many, up to kRotatedParameters, by rotation where vectors have at least 32 bytes
+// (rotated_products.hpp): each entry is one chain over the rows of a slab, as it is for wider rows.
+inline constexpr Index kRotatedParameters = 16;
+template <class T>
+inline constexpr Index kRotatedParametersMin = sizeof(T) == 8 ? 13 : 12;
+// Numbers in which these chains are kept: the 136 entries, and some twice.
+inline constexpr Index kRotatedSums = 176;
+
 template <class T>
 struct Slab {
     T* panels = nullptr;
@@ -48,6 +56,7 @@ struct RowScratch {
     T* lane_weights = nullptr;
     T* weighted_columns = nullptr;
     Index column_stride = 0;
+    T* rotated = nullptr;  // (kRotatedSums,): the sums of a slab whose rows are summed by rotation
     Index group = 0;
     // Rows that will be read next, [ahead, ahead_end): asked for while the multiply kernel runs.
     const char* ahead = nullptr;

@@ -36,11 +36,12 @@ RowScratch<T> carve_rows(Carver& carver, const Rows& rows, Index slab_rows, Inde
     return scratch;
 }
 
-// Room for a slab of narrow rows, transposed. Columns are a line longer than the slab, so that they do not all begin in
-// the same sets of a cache.
+// Room for a slab of narrow rows, transposed, and for the sums of rotations. Columns are a line longer than the slab,
+// so that they do not all begin in the same sets of a cache.
 template <class T>
 void carve_columns(Carver& carver, RowScratch<T>& scratch, Index parameters, bool weighted, Index slab_rows) {
     constexpr Index line = 64 / sizeof(T);
+    scratch.rotated = carver.take<T>(kRotatedSums);
     scratch.column_stride = round_up(slab_rows, line) + line;
     scratch.columns = carver.take<T>(parameters * scratch.column_stride);
     scratch.lane_weights = carver.take<T>(weighted ? scratch.column_stride : 0);

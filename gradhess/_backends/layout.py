@@ -6,7 +6,8 @@ for a large result, or fewer where a slab of that many rows would be much larger
 
 * Inside a slab, products are added row by row in the compute type (float32 for float32 rows, else float64), and
   column sums by trees over eight rows in the compute type, the trees in float64. Of few parameters the compiled
-  backend adds the rows of a line of 64 bytes apart (``kLaneParameters`` in ``csrc/cpu/slab.hpp``).
+  backend adds the rows of a line of 64 bytes apart (``kLaneParameters`` in ``csrc/cpu/slab.hpp``, but not those of
+  ``kRotatedParameters``).
 * A block subtracts one provisional shift: the weighted mean of its first slab of positive weight, rounded to the
   compute type.
 * Slabs are added to the block, and blocks to the total (Chan's formula), in index order, in the accumulator type.
