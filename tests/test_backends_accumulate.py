@@ -84,9 +84,22 @@ def test_several_blocks_above_the_block_buffer(ops):
 
 
 def subset_of_softmax(rows, some):
-    G = oracles.evaluate(rows).G[:, some]
+    return scatter_of(oracles.evaluate(rows).G[:, some])
+
+
+def scatter_of(G):
     Z = G - G.mean(axis=0)
     return Z.T @ Z
+
+
+@pytest.mark.parametrize(("d", "dtype"), [(600, np.float64), (1030, np.float32)])
+def test_several_slabs_above_the_block_buffer(ops, d, dtype):
+    rows = oracles.make_rows(1300, d, dtype=dtype)
+    state = oracles.accumulate(ops, rows)
+    some = np.arange(0, d, 37)
+    expected = scatter_of(rows.X[:, some].astype(np.longdouble))
+    bound = 4 * 1300 * np.finfo(dtype).eps * np.diag(expected).max()
+    oracles.assert_close(state.scatter[np.ix_(some, some)], np.tril(expected), float(bound), "scatter")
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])

@@ -86,6 +86,19 @@ def test_slab_by_slab(ops):
         oracles.assert_same_bits(oracles.accumulate(ops, rows, cuts=cuts), oracles.accumulate(ops, rows))
 
 
+@pytest.mark.parametrize(("d", "dtype"), [(600, np.float64), (1030, np.float32)])
+def test_long_slabs(ops, d, dtype):
+    """Above the block buffer; as many columns as make an odd number of short slabs fit into 4 MiB."""
+    rows = oracles.make_rows(1300, d, dtype=dtype)
+    slab = layout.slab_rows(d, "full")
+    assert slab > layout.SLAB_ROWS
+    weights = weights_of(rows)
+    expected = oracles.accumulate(ops, rows, weights, threads=1)
+    for threads, cuts in ((2, ()), (3, (slab,)), (7, (slab, 2 * slab)), (1, (2 * slab,))):
+        state = oracles.accumulate(ops, rows, weights, threads=threads, cuts=cuts)
+        oracles.assert_same_bits(state, expected)
+
+
 def test_short_slabs_of_wide_diagonals(ops):
     rows = oracles.make_rows(200, 5000, dtype=np.float32)
     slab = layout.slab_rows(5000, "diagonal")

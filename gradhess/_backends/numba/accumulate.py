@@ -46,9 +46,10 @@ def _slab_buffer(source: RowSource, state: MomentState, size: int) -> AnyArray:
     """Room for as many whole slabs as ``size`` bytes hold, at least one; zeros beyond the last parameter."""
     # Whole vectors of columns, and never a power of two, which would crowd a few sets of the cache.
     columns = -(-state.n_parameters // 8) * 8 + 8
-    wanted = -(-min(source.rows.n_samples, layout.BLOCK_ROWS) // SLAB_ROWS)
-    slabs = max(1, min(wanted, size // (SLAB_ROWS * columns * source.dtype.itemsize)))
-    return np.zeros((slabs * SLAB_ROWS, columns), source.dtype)
+    slab = state.slab_rows
+    wanted = -(-min(source.rows.n_samples, layout.BLOCK_ROWS) // slab)
+    slabs = max(1, min(wanted, size // (slab * columns * source.dtype.itemsize)))
+    return np.zeros((slabs * slab, columns), source.dtype)
 
 
 def _padded(weight: AnyArray, dtype: np.dtype[Any]) -> AnyArray:
