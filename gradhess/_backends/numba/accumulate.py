@@ -9,14 +9,14 @@ of ``layout``.
 from __future__ import annotations
 
 import itertools
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 
 from gradhess._backends import layout
 from gradhess._backends.layout import SLAB_ROWS
 from gradhess._backends.numba import narrow, scatter_kernels, slab_kernels, workers
-from gradhess._backends.numba.moments import Block, close_block, fold, strip_count, strip_rows
+from gradhess._backends.numba.moments import Block, close_block, fold
 from gradhess._backends.numba.row_source import GROUP_BYTES, NARROW_PARAMETERS, RowSource, Terms, readonly
 from gradhess._backends.protocol import BLOCK_ROWS, AnyArray, Float64Array, MomentState, NonFiniteRow, Rows
 
@@ -43,21 +43,11 @@ def accumulate(rows: Rows, weights: Float64Array | None, state: MomentState, thr
 
 
 def _slab_buffer(source: RowSource, state: MomentState, size: int) -> AnyArray:
-    """Room for as many whole slabs as ``size`` bytes hold, at least one; zeros beyond the last parameter."""
-    # Whole vectors of columns, and never a power of two, which would crowd a few sets of the cache.
-    columns = -(-state.n_parameters // 8) * 8 + 8
-    slab = state.slab_rows
+    """Room for about as many whole slabs as ``size`` bytes hold, at least one; zeros beyond the last parameter."""
+    slab, p = state.slab_rows, state.n_parameters
     wanted = -(-min(source.rows.n_samples, layout.BLOCK_ROWS) // slab)
-    slabs = max(1, min(wanted, size // (slab * columns * source.dtype.itemsize)))
-    return np.zeros((slabs * slab, columns), source.dtype)
-
-
-def _padded(weight: AnyArray, dtype: np.dtype[Any]) -> AnyArray:
-    """Weights in the compute type, with zeros up to a multiple of 8."""
-    n = len(weight)
-    out = np.zeros(-(-n // 8) * 8, dtype)
-    out[:n] = weight[:, 0]
-    return out
+    slabs = max(1, min(wanted, size // (slab * p * source.dtype.itemsize)))
+    return scatter_kernels.rows_of_zeros(slabs * slab, p, source.dtype)
 
 
 # ---- one thread for a block -------------------------------------------------------------------------------------
@@ -106,7 +96,8 @@ def _add_span(source: RowSource, span: Span, state: MomentState, block: Block, z
             if found >= 0:
                 return found
         if state.structure == "full":
-            scatter_kernels.add_strip(z, _padded(terms.weight, source.dtype), 0, p, block.scatter)
+            w = terms.weight[:, 0].astype(source.dtype)
+            scatter_kernels.add_tiles(z, w, state.slab_rows, block.scatter)
         slab_kernels.add_totals(state.slab_rows, terms.weight, terms.loss, block.totals)
         block.rows += end - at
     return -1
@@ -158,7 +149,7 @@ def _add_shared(source: RowSource, state: MomentState, threads: int) -> None:
         terms = shared_terms(source, start, stop, threads)
         _add_columns(source, terms, (start, stop), state, z, threads=threads)
         if z is not None:
-            _add_products(z, _padded(terms.weight, source.dtype), block.scatter, threads)
+            _add_products(z, terms.weight[:, 0].astype(source.dtype), state.slab_rows, block.scatter, threads)
         slab_kernels.add_totals(state.slab_rows, terms.weight, terms.loss, block.totals)
         state.counts[BLOCK_ROWS] += stop - start
         if state.counts[BLOCK_ROWS] == layout.BLOCK_ROWS:
@@ -192,11 +183,12 @@ def _add_columns(
             raise NonFiniteRow(found)
 
 
-def _add_products(z: AnyArray, weight: AnyArray, scatter: AnyArray, threads: int) -> None:
-    p = len(scatter)
+def _add_products(z: AnyArray, w: AnyArray, slab: int, scatter: AnyArray, threads: int) -> None:
+    p, height, width = len(scatter), scatter_kernels.TILE_ROWS, scatter_kernels.TILE_COLUMNS
+    tiles = [(top, left) for top in range(0, p, height) for left in range(0, min(top + height, p), width)]
+    tiles.reverse()  # large ones first, so that threads finish together
 
     def add(index: int) -> None:
-        top, bottom = strip_rows(index, p)
-        scatter_kernels.add_strip(z, weight, top, bottom, scatter)
+        scatter_kernels.add_tile(z, w, slab, *tiles[index], scatter)
 
-    workers.run(strip_count(p), add, threads)
+    workers.run(len(tiles), add, threads)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+_FEATURES: Final = dict(get_host_cpu_features())
+VECTOR_BYTES: Final = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") else 16
+"""Of this machine, which compiled code is kept for."""
+PANEL_ROWS: Final = 12 if VECTOR_BYTES == 64 else 6
+"""Of two vectors: as many sums as registers hold, beside what is multiplied."""
 
 _READ, _L2_CACHE, _DATA = 0, 2, 1
 
@@ -50,6 +57,57 @@ def _from_bits(typing_context: Any, bits: Any) -> Any:
     return types.float64(types.int64), emit
 
 
+def _multiply_panels(typing_context: Any, a: Any, b: Any, terms: Any, out: Any) -> Any:
+    """out = a[:terms]^T b[:terms], ``PANEL_ROWS`` by two vectors of numbers, which stay in registers meanwhile.
+
+    The arrays are C-contiguous: a (terms or more, PANEL_ROWS), b (terms or more, two vectors), out likewise. Each
+    number is one chain of multiply-adds in order, fused where the processor can, whatever the length of its vectors.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number = context.get_value_type(b.dtype)
+        size = b.dtype.bitwidth // 8
+        lanes = VECTOR_BYTES // size
+        vector = ir.VectorType(number, lanes)
+        broadcast = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
+        word, none = ir.IntType(64), ir.Constant(vector, ir.Undefined)
+        left, right, product = (
+            context.make_array(signature.args[at])(context, builder, arguments[at]).data for at in (0, 1, 3)
+        )
+
+        def vector_at(base: Any, index: Any) -> Any:
+            return builder.bitcast(builder.gep(base, [index]), vector.as_pointer())
+
+        zero = ir.Constant(vector, [0.0] * lanes)
+        sums = [
+            [cgutils.alloca_once_value(builder, zero) for _ in range(2)]  # type: ignore[no-untyped-call]
+            for _ in range(PANEL_ROWS)
+        ]
+        with cgutils.for_range(builder, arguments[2]) as loop:
+            first = builder.mul(loop.index, word(2 * lanes))
+            v = [
+                builder.load(vector_at(right, builder.add(first, word(h * lanes))), align=size)
+                for h in range(2)
+            ]
+            row = builder.mul(loop.index, word(PANEL_ROWS))
+            for r in range(PANEL_ROWS):
+                entry = builder.load(builder.gep(left, [builder.add(row, word(r))]))
+                u = builder.insert_element(none, entry, ir.IntType(32)(0))
+                u = builder.shuffle_vector(u, none, broadcast)
+                for h in range(2):
+                    term = builder.fmul(u, v[h], flags=["contract"])
+                    total = builder.fadd(builder.load(sums[r][h]), term, flags=["contract"])
+                    builder.store(total, sums[r][h])
+        for r in range(PANEL_ROWS):
+            for h in range(2):
+                place = vector_at(product, word((2 * r + h) * lanes))
+                builder.store(builder.load(sums[r][h]), place, align=size)
+        return context.get_dummy_value()
+
+    return types.void(a, b, types.intp, out), emit
+
+
 prefetch: Any = intrinsic(_prefetch)
 bits_of: Any = intrinsic(_bits_of)
 from_bits: Any = intrinsic(_from_bits)
+multiply_panels: Any = intrinsic(_multiply_panels)

@@ -19,11 +19,10 @@ def outer_gram(
     n, m = A.shape
     width = m + int(unit_column)
     k = pairs.errors.shape[1]
-    # Whole slabs of rows and whole vectors of columns, and never a power of two, which would crowd the cache.
-    z = np.zeros((-(-n // SLAB_ROWS) * SLAB_ROWS, -(-width // 8) * 8 + 8))
-    z[:n, :m] = A
+    z = scatter_kernels.rows_of_zeros(n, width, np.dtype(np.float64))
+    z[:, :m] = A
     if unit_column:
-        z[:n, m] = 1
+        z[:, m] = 1
     columns = np.ascontiguousarray(pairs.errors.T)
     jobs = [(p, q) for p in range(k) for q in range(p + 1)]
 
@@ -31,7 +30,7 @@ def outer_gram(
         p, q = jobs[index]
         at = (slice(p * width, (p + 1) * width), slice(q * width, (q + 1) * width))
         block = np.zeros((width, width)) if begin else out[at].astype(np.float64)
-        scatter_kernels.add_strip(z, _weight(pairs, columns, p, q, len(z)), 0, width, block)
+        scatter_kernels.add_tiles(z, _weight(pairs, columns, p, q), SLAB_ROWS, block)
         if end:
             block = np.tril(block) + np.tril(block, -1).T
             out[at[1], at[0]] = block
@@ -40,11 +39,9 @@ def outer_gram(
     workers.run(len(jobs), add, threads)
 
 
-def _weight(pairs: PairWeights, columns: AnyArray, p: int, q: int, length: int) -> AnyArray:
-    """``s_pq``, with zeros up to ``length``."""
-    out = np.zeros(length)
-    here = out[: columns.shape[1]]
-    np.multiply(columns[p], (p == q) - columns[q] if pairs.curvature else columns[q], out=here)
+def _weight(pairs: PairWeights, columns: AnyArray, p: int, q: int) -> AnyArray:
+    """``s_pq``"""
+    out: AnyArray = columns[p] * ((p == q) - columns[q] if pairs.curvature else columns[q])
     if pairs.row_weight is not None:
-        here *= pairs.row_weight
+        out *= pairs.row_weight
     return out

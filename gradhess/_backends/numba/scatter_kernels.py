@@ -1,6 +1,9 @@
-"""Loops over the scatter matrix, of which only the lower triangle is read and written. Its rows go in strips.
+"""Loops over the scatter matrix, of which only the lower triangle is read and written.
 
-``z`` is what ``slab_kernels.prepare`` leaves: slabs of rows, one after another.
+``z`` is what ``slab_kernels.prepare`` leaves: slabs of rows, one after another, in ``rows_of_zeros``. Its products are
+formed by panels, as in BLIS: ``PANEL_ROWS`` rows of the matrix by two vectors of its columns, over one slab. The
+numbers of a panel stay in registers; what is multiplied is first copied to where it is read in order. Cost: ``n p^2 /
+2`` multiply-adds, and for each row of panels those of half a panel or so in vain.
 """
 
 from __future__ import annotations
@@ -9,81 +12,79 @@ from typing import Any, Final
 
 import numpy as np
 
-from gradhess._backends.numba.slab_kernels import SLAB_ROWS, kernel
+from gradhess._backends.numba.intrinsics import PANEL_ROWS, VECTOR_BYTES, multiply_panels
+from gradhess._backends.numba.slab_kernels import kernel
+from gradhess._backends.protocol import AnyArray
 
 STRIP_ROWS: Final = 64
-"""Rows of the scatter matrix that one job updates."""
-TILE_COLUMNS: Final = 256
-"""Columns of it that are summed at a time: 64 x 256 numbers stay in the L2 cache, and 8 rows of z in L1."""
+"""Rows of the scatter matrix that one job of another kind updates."""
+TILE_ROWS: Final = 144
+TILE_COLUMNS: Final = 512
+"""A tile is the job of a thread. Its rows, 256 of each, stay in the L2 cache; a multiple of every ``PANEL_ROWS``."""
+
+_u = np.uintp
+"""A loop over a signed index is slow, unless it begins at 0: Numba asks each time whether it counts from the end."""
+
+
+def rows_of_zeros(n: int, width: int, dtype: np.dtype[Any]) -> AnyArray:
+    """(n, width or more), since panels read beyond the last column; no power of two, which would crowd a few sets of
+    the cache."""
+    return np.zeros((n, -(-width // 32) * 32 + 16), dtype)
 
 
 @kernel
-def _add_products(
-    z: Any, w: Any, at: int, rows: int, top: int, bottom: int, left: int, right: int, tile: Any
-) -> None:
-    """tile[i - top, j - left] += sum_k w_k z[k, i] z[k, j] over one slab, in the compute type, for j up to i.
-
-    Two rows of the tile by eight rows of z at a time, so that each load and store of the tile serves eight
-    multiply-adds; the loop over j becomes vector code. (Indices that begin at 0 matter: Numba need not ask whether they
-    count from the end.) ``rows`` is a multiple of 8, and z has room for
-    a row i + 1 and for columns up to the next multiple of 8.
-    """
-    for k in range(at, at + rows, 8):
-        w0, w1, w2, w3, w4, w5, w6, w7 = (
-            w[k],
-            w[k + 1],
-            w[k + 2],
-            w[k + 3],
-            w[k + 4],
-            w[k + 5],
-            w[k + 6],
-            w[k + 7],
-        )
-        z0, z1, z2, z3 = z[k, left:], z[k + 1, left:], z[k + 2, left:], z[k + 3, left:]
-        z4, z5, z6, z7 = z[k + 4, left:], z[k + 5, left:], z[k + 6, left:], z[k + 7, left:]
-        for r in range(0, bottom - top, 2):
-            i = top + r
-            a0, b0 = w0 * z[k, i], w0 * z[k, i + 1]
-            a1, b1 = w1 * z[k + 1, i], w1 * z[k + 1, i + 1]
-            a2, b2 = w2 * z[k + 2, i], w2 * z[k + 2, i + 1]
-            a3, b3 = w3 * z[k + 3, i], w3 * z[k + 3, i + 1]
-            a4, b4 = w4 * z[k + 4, i], w4 * z[k + 4, i + 1]
-            a5, b5 = w5 * z[k + 5, i], w5 * z[k + 5, i + 1]
-            a6, b6 = w6 * z[k + 6, i], w6 * z[k + 6, i + 1]
-            a7, b7 = w7 * z[k + 7, i], w7 * z[k + 7, i + 1]
-            for j in range(min((i + 9) // 8 * 8, right) - left):
-                a, b = tile[r, j], tile[r + 1, j]
-                a, b = a + a0 * z0[j], b + b0 * z0[j]
-                a, b = a + a1 * z1[j], b + b1 * z1[j]
-                a, b = a + a2 * z2[j], b + b2 * z2[j]
-                a, b = a + a3 * z3[j], b + b3 * z3[j]
-                a, b = a + a4 * z4[j], b + b4 * z4[j]
-                a, b = a + a5 * z5[j], b + b5 * z5[j]
-                a, b = a + a6 * z6[j], b + b6 * z6[j]
-                a, b = a + a7 * z7[j], b + b7 * z7[j]
-                tile[r, j], tile[r + 1, j] = a, b
+def _copy_rows(z: Any, w: Any, at: int, rows: int, top: int, panels: int, a: Any) -> None:
+    """a[m, k, r] = w_k z[k, top + m PANEL_ROWS + r] for the rows from ``at`` on."""
+    for m in range(_u(panels)):
+        for k in range(_u(rows)):
+            for r in range(_u(PANEL_ROWS)):
+                a[m, k, r] = w[_u(at) + k] * z[_u(at) + k, _u(top) + m * _u(PANEL_ROWS) + r]
 
 
 @kernel
-def add_strip(z: Any, w: Any, top: int, bottom: int, scatter: Any) -> None:
-    """scatter[i, j] += sum_k w_k z[k, i] z[k, j] for i in [top, bottom), j <= i, slab by slab.
+def _copy_columns(z: Any, at: int, rows: int, left: int, b: Any) -> None:
+    for k in range(_u(rows)):
+        for c in range(_u(b.shape[1])):
+            b[k, c] = z[_u(at) + k, _u(left) + c]
 
-    w is of the compute type, with zeros up to a multiple of 8 rows. n p^2 / 2 multiply-adds in all.
+
+@kernel
+def _add_panel(product: Any, top: int, bottom: int, left: int, scatter: Any) -> None:
+    wide = product.shape[1]
+    for r in range(_u(min(PANEL_ROWS, bottom - top))):
+        for c in range(_u(min(wide, top + np.intp(r) + 1 - left))):
+            scatter[_u(top) + r, _u(left) + c] += product[r, c]
+
+
+@kernel
+def add_tile(z: Any, w: Any, slab: int, top: int, left: int, scatter: Any) -> None:
+    """scatter[i, j] += sum_k w_k z[k, i] z[k, j] in one tile, for j up to i, slab by slab.
+
+    w (n,) is of the compute type, in which the sum over a slab is one chain.
     """
-    size = min((bottom + 7) // 8 * 8, TILE_COLUMNS)
-    tile = np.empty(
-        (STRIP_ROWS, size + 8), z.dtype
-    )  # a pitch that is no power of two spreads rows over the cache
-    for at in range(0, w.shape[0], SLAB_ROWS):
-        rows = min(SLAB_ROWS, w.shape[0] - at)
-        for upper in range(top, bottom, STRIP_ROWS):
-            lower = min(upper + STRIP_ROWS, bottom)
-            for left in range(0, lower, TILE_COLUMNS):
-                tile[:, :] = 0
-                _add_products(z, w, at, rows, upper, lower, left, left + size, tile)
-                for i in range(upper, lower):
-                    for j in range(left, min(i + 1, left + size)):
-                        scatter[i, j] += tile[i - upper, j - left]
+    n, p = len(w), len(scatter)
+    wide = 2 * VECTOR_BYTES // z.itemsize
+    bottom, right = min(top + TILE_ROWS, p), min(left + TILE_COLUMNS, top + TILE_ROWS, p)
+    panels = (bottom - top + PANEL_ROWS - 1) // PANEL_ROWS
+    a, b = np.empty((panels, min(slab, n), PANEL_ROWS), z.dtype), np.empty((min(slab, n), wide), z.dtype)
+    product = np.empty((PANEL_ROWS, wide), z.dtype)
+    for at in range(0, n, slab):
+        rows = min(slab, n - at)
+        _copy_rows(z, w, at, rows, top, panels, a)
+        for j in range(left, right, wide):
+            _copy_columns(z, at, rows, j, b)
+            for m in range(max(0, j - top) // PANEL_ROWS, panels):
+                multiply_panels(a[m], b, rows, product)
+                _add_panel(product, top + m * PANEL_ROWS, bottom, j, scatter)
+
+
+@kernel
+def add_tiles(z: Any, w: Any, slab: int, scatter: Any) -> None:
+    """``add_tile`` for all of them."""
+    p = len(scatter)
+    for top in range(0, p, TILE_ROWS):
+        for left in range(0, min(top + TILE_ROWS, p), TILE_COLUMNS):
+            add_tile(z, w, slab, top, left, scatter)
 
 
 @kernel
