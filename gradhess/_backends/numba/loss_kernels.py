@@ -25,6 +25,8 @@ _CODES: Final = {"squared": SQUARED, "logistic": LOGISTIC, "poisson": POISSON, "
 
 GIVEN: Final = -1
 """Stands for a loss that is evaluated elsewhere."""
+NONE: Final = -2
+"""Stands for no loss."""
 
 _scalar = njit(forceinline=True, error_model="numpy", fastmath={"contract"})
 _kernel = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})

@@ -21,8 +21,8 @@ from typing import Any, Final
 import numpy as np
 
 from gradhess._backends import layout
-from gradhess._backends.numba.intrinsics import prefetch
-from gradhess._backends.numba.loss_kernels import GIVEN, built_in
+from gradhess._backends.numba.intrinsics import SQUARE_BYTES, prefetch, transpose_square
+from gradhess._backends.numba.loss_kernels import GIVEN, NONE, built_in
 from gradhess._backends.numba.slab_kernels import SLAB_ROWS, kernel, lane_kernel
 from gradhess._backends.protocol import LOSS, WEIGHT
 
@@ -35,21 +35,56 @@ def _transpose(x: Any, rows: int, xt: Any) -> None:
     """xt[j, i] = x[i, j], while the rows of the next slab are asked for.
 
     By as many columns as a cache line holds, and by eight rows. Before each such square the same one of the next slab
-    is asked for: many lines at once would have to wait for each other, and so would this loop for them.
+    is asked for: many lines at once would have to wait for each other, and so would this loop for them. Of few columns
+    the compiler shuffles vectors, where it knows their number.
     """
     d = x.shape[1]
-    line = LINE_BYTES // x.itemsize
+    if d == 1:
+        for i in range(rows):
+            xt[0, i] = x[i, 0]
+        return
+    if d == 2:
+        for i in range(rows):
+            xt[0, i], xt[1, i] = x[i, 0], x[i, 1]
+        return
+    if d == 3:
+        for i in range(rows):
+            xt[0, i], xt[1, i], xt[2, i] = x[i, 0], x[i, 1], x[i, 2]
+        return
+    if d == 4:
+        for i in range(rows):
+            xt[0, i], xt[1, i], xt[2, i], xt[3, i] = x[i, 0], x[i, 1], x[i, 2], x[i, 3]
+        return
+    if d == 8:
+        for i in range(rows):
+            xt[0, i], xt[1, i], xt[2, i], xt[3, i] = x[i, 0], x[i, 1], x[i, 2], x[i, 3]
+            xt[4, i], xt[5, i], xt[6, i], xt[7, i] = x[i, 4], x[i, 5], x[i, 6], x[i, 7]
+        return
+    line, side = LINE_BYTES // x.itemsize, SQUARE_BYTES // x.itemsize
     whole = rows // 8 * 8
     for left in range(0, d, line):
+        right = min(left + line, d)
+        rest = right - (right - left) % side
         for i in range(0, whole, 8):
             for r in range(8):
                 prefetch(x, SLAB_ROWS + i + r, left)
-            for j in range(left, min(left + line, d)):
+            for j in range(left, rest, side):
+                for r in range(i, i + 8, side):
+                    transpose_square(x, r, j, xt, r)
+            for j in range(rest, right):
                 for r in range(8):
                     xt[j, i + r] = x[i + r, j]
     for j in range(d):
         for i in range(whole, rows):
             xt[j, i] = x[i, j]
+
+
+@kernel
+def _copy_columns(x: Any, start: int, rows: int, xt: Any) -> None:
+    for j in range(xt.shape[0]):
+        column = x[j, start:]
+        for i in range(rows):
+            xt[j, i] = column[i]
 
 
 @kernel
@@ -93,6 +128,24 @@ def _shift_column(z: Any, c: int, less: Any, w: Any, rows: int) -> float:
         z[c, i] = entry
         total += w[i] * entry
     return total
+
+
+@lane_kernel
+def _shift_rows(xt: Any, j: int, less: Any, rows: int, z: Any, c: int) -> float:
+    """z[c] = xt[j] - less; its sum."""
+    total = 0.0
+    for i in range(rows):
+        entry = xt[j, i] - less
+        z[c, i] = entry
+        total += entry
+    return total
+
+
+@kernel
+def _fill_plain(xt: Any, rows: int, shift: Any, z: Any, sums: Any) -> None:
+    """``_fill`` where factors and weights are one."""
+    for j in range(xt.shape[0]):
+        sums[j] = _shift_rows(xt, j, z.dtype.type(shift[j]), rows, z, j)
 
 
 @kernel
@@ -146,21 +199,61 @@ def _add_tile(a: Any, top: int, b: Any, left: int, tile: Any) -> None:
     tile[3, 0], tile[3, 1], tile[3, 2], tile[3, 3] = s30, s31, s32, s33
 
 
+@lane_kernel
+def _add_corner(a: Any, b: Any, top: int, tile: Any) -> None:
+    """The same on the diagonal, for c up to r."""
+    zero = a.dtype.type(0)
+    s00, s10, s11, s20, s21, s22 = zero, zero, zero, zero, zero, zero
+    s30, s31, s32, s33 = zero, zero, zero, zero
+    for i in range(SLAB_ROWS):
+        u0, u1, u2, u3 = a[top, i], a[top + 1, i], a[top + 2, i], a[top + 3, i]
+        v0, v1, v2, v3 = b[top, i], b[top + 1, i], b[top + 2, i], b[top + 3, i]
+        s00, s10, s11 = s00 + u0 * v0, s10 + u1 * v0, s11 + u1 * v1
+        s20, s21, s22 = s20 + u2 * v0, s21 + u2 * v1, s22 + u2 * v2
+        s30, s31, s32, s33 = s30 + u3 * v0, s31 + u3 * v1, s32 + u3 * v2, s33 + u3 * v3
+    tile[0, 0], tile[1, 0], tile[1, 1] = s00, s10, s11
+    tile[2, 0], tile[2, 1], tile[2, 2] = s20, s21, s22
+    tile[3, 0], tile[3, 1], tile[3, 2], tile[3, 3] = s30, s31, s32, s33
+
+
+@lane_kernel
+def _add_row(a: Any, row: int, b: Any, left: int, tile: Any) -> None:
+    """tile[0, c] = a[row] . b[left + c] over a slab."""
+    zero = a.dtype.type(0)
+    s0, s1, s2, s3 = zero, zero, zero, zero
+    for i in range(SLAB_ROWS):
+        u = a[row, i]
+        s0, s1 = s0 + u * b[left, i], s1 + u * b[left + 1, i]
+        s2, s3 = s2 + u * b[left + 2, i], s3 + u * b[left + 3, i]
+    tile[0, 0], tile[0, 1], tile[0, 2], tile[0, 3] = s0, s1, s2, s3
+
+
 @kernel
 def _add_products(zw: Any, z: Any, tile: Any, scatter: Any) -> None:
-    """scatter[r, c] += zw_r . z_c over one slab, for c up to r."""
+    """scatter[r, c] += zw_r . z_c over one slab, for c up to r: by four rows, and the last ones alone."""
     p = scatter.shape[0]
-    for top in range(0, p, TILE):
-        for left in range(0, top + TILE, TILE):
+    whole = p // TILE * TILE
+    for top in range(0, whole, TILE):
+        for left in range(0, top, TILE):
             _add_tile(zw, top, z, left, tile)
-            for r in range(min(TILE, p - top)):
-                for c in range(min(TILE, top + r + 1 - left)):
+            for r in range(TILE):
+                for c in range(TILE):
                     scatter[top + r, left + c] += tile[r, c]
+        _add_corner(zw, z, top, tile)
+        for r in range(TILE):
+            for c in range(r + 1):
+                scatter[top + r, top + c] += tile[r, c]
+    for r in range(whole, p):
+        for left in range(0, r + 1, TILE):
+            _add_row(zw, r, z, left, tile)
+            for c in range(min(TILE, r + 1 - left)):
+                scatter[r, left + c] += tile[0, c]
 
 
 @kernel
 def add_blocks(
     x: Any,
+    turned: bool,
     begin: int,
     unit: bool,
     code: int,
@@ -181,17 +274,20 @@ def add_blocks(
     total: Any,
     totals: Any,
 ) -> int:
-    """Rows of x from ``begin`` on into blocks, the first row into the first block.
+    """Rows of x, columns where it is ``turned``, from ``begin`` on into blocks, the first row into the first block.
+
+    x is C-contiguous either way, so that one compiled signature serves both and all of them have the same bits.
 
     ``w`` (n,) are the moment weights, all ones where ``plain``. With the code of a loss, factors and losses come from
     it, by the labels ``y`` and loss weights ``c`` (n,), and with its ``second`` derivative so do weights. With
-    ``GIVEN`` they are ``factor`` (n, k), what a row of x~ is multiplied with, and ``loss`` (n,).
+    ``GIVEN`` they are ``factor`` (n, k), what a row of x~ is multiplied with, and ``loss`` (n,); with ``NONE`` ones and
+    zeros.
 
     Adds to ``totals`` the sums of w, w^2 and the loss, to ``total`` that of w z, to ``scatter`` that of w z z^T, z
     being the rows less ``shift``: that of the block, or the weighted mean of the first slab that has weight. Returns
     the first row of the first slab whose sums are not finite, or -1.
     """
-    n, d, p, k = len(w), x.shape[1], total.shape[1], factor.shape[1]
+    n, d, p, k = len(w), x.shape[0] if turned else x.shape[1], total.shape[1], factor.shape[1]
     width = d + (1 if unit else 0)
     full = scatter.shape[1] == p and not diagonal
     room = (p + TILE - 1) // TILE * TILE
@@ -210,16 +306,20 @@ def add_blocks(
             xt[:, rows:] = 0
             z[:, rows:] = 0
             zw[:, rows:] = 0
-        _transpose(x[begin + row : begin + row + rows], rows, xt)
-        for i in range(rows):
-            weight[i] = w[row + i]
+        if turned:
+            _copy_columns(x, begin + row, rows, xt)
+        else:
+            _transpose(x[begin + row : begin + row + rows], rows, xt)
+        if not plain:
+            for i in range(rows):
+                weight[i] = w[row + i]
         if code == GIVEN:
             for q in range(k):
                 for i in range(rows):
                     slope[q, i] = factor[row + i, q]
             for i in range(rows):
                 value[i] = loss[row + i]
-        else:
+        elif code != NONE:
             _predict(xt, coef[0], intercept[0], eta)
             built_in(
                 code, parameter, second, eta[:rows], y[row : row + rows], c[row : row + rows], value, slope[0]
@@ -228,12 +328,18 @@ def add_blocks(
                 for i in range(rows):
                     weight[i] *= slope[0, i]
                     slope[0, i] = 1.0
-        mass = _weighted_sum(weight, ones, rows)
-        _fill(xt, slope, width, rows, weight, shift[b], scale, z, sums)
-        if centred and totals[b, 0] == 0.0 and mass != 0.0:
+        mass = np.float64(rows) if plain else _weighted_sum(weight, ones, rows)
+        ready = not centred or totals[b, 0] != 0.0 or mass == 0.0
+        while True:
+            if code == NONE and plain and not unit:
+                _fill_plain(xt, rows, shift[b], z, sums)
+            else:
+                _fill(xt, slope, width, rows, weight, shift[b], scale, z, sums)
+            if ready:
+                break
             for j in range(p):
                 shift[b, j] = z.dtype.type(sums[j] / mass)
-            _fill(xt, slope, width, rows, weight, shift[b], scale, z, sums)
+            ready = True
         for j in range(p):
             total[b, j] += sums[j]
             if bad < 0 and not np.isfinite(total[b, j]):
@@ -251,8 +357,9 @@ def add_blocks(
                     zw[j, i] = scale[i] * z[j, i]
             _add_products(zw, z, tile, scatter[b])
         totals[b, 0] += mass
-        totals[b, 1] += _weighted_sum(weight, weight, rows)
-        totals[b, 2] += _weighted_sum(ones, value, rows)
+        totals[b, 1] += mass if plain else _weighted_sum(weight, weight, rows)
+        if code != NONE:
+            totals[b, 2] += _weighted_sum(ones, value, rows)
     return bad
 
 

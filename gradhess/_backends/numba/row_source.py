@@ -8,7 +8,7 @@ import numpy as np
 
 from gradhess._backends import layout
 from gradhess._backends.numba import slab_kernels
-from gradhess._backends.numba.loss_kernels import GIVEN, loss_code, loss_function
+from gradhess._backends.numba.loss_kernels import GIVEN, NONE, loss_code, loss_function
 from gradhess._backends.protocol import AnyArray, Float64Array, Rows
 
 NARROW_PARAMETERS: Final = 256
@@ -81,9 +81,11 @@ class RowSource:
             out[...] = piece
         return readonly(out), first
 
-    def place(self, start: int, stop: int) -> tuple[AnyArray, int]:
-        """Rows of X in the compute type, in C or Fortran order, and the index of the first of them."""
-        return (self._X, start) if self._in_place else (self.read(start, stop)[0], 0)
+    def place(self, start: int, stop: int) -> tuple[AnyArray, bool, int]:
+        """Rows of X in the compute type, C-contiguous; whether they are its columns; the index of the first of them."""
+        if self._direct:
+            return self._X, False, start
+        return (self._X.T, True, start) if self._in_place else (self.read(start, stop)[0], False, 0)
 
     def slab_terms(self, start: int, stop: int) -> tuple[Any, ...]:
         """The arguments ``code`` to ``loss`` of ``narrow_kernels.add_blocks``, and ``w``."""
@@ -93,7 +95,7 @@ class RowSource:
             terms = self.terms(start, stop)
             none = readonly(_ZEROS[:n])
             return (
-                GIVEN,
+                NONE if self.rows.kind == "dense" else GIVEN,
                 0.0,
                 False,
                 readonly(_ONES[:1]),
