@@ -55,11 +55,6 @@ def _transpose(x: Any, rows: int, xt: Any) -> None:
         for i in range(rows):
             xt[0, i], xt[1, i], xt[2, i], xt[3, i] = x[i, 0], x[i, 1], x[i, 2], x[i, 3]
         return
-    if d == 8:
-        for i in range(rows):
-            xt[0, i], xt[1, i], xt[2, i], xt[3, i] = x[i, 0], x[i, 1], x[i, 2], x[i, 3]
-            xt[4, i], xt[5, i], xt[6, i], xt[7, i] = x[i, 4], x[i, 5], x[i, 6], x[i, 7]
-        return
     line, side = LINE_BYTES // x.itemsize, SQUARE_BYTES // x.itemsize
     whole = rows // 8 * 8
     for left in range(0, d, line):
