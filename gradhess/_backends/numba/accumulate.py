@@ -2,7 +2,7 @@
 
 Narrow rows go to ``narrow``. Of others, up to ``BLOCK_BUFFER_MAX_PARAMETERS`` every block is the job of one thread and
 has a scatter matrix of its own; blocks are committed in order, ``threads`` at a time. Above it, threads share the
-columns of a few slabs, then the rows of the scatter matrix. In both, each number is summed by one thread in the order
+columns of a few slabs, then the tiles of the scatter matrix. In both, each number is summed by one thread in the order
 of ``layout``.
 """
 
