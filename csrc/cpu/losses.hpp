@@ -8,67 +8,81 @@
 
 namespace gradhess::cpu::GRADHESS_ISA {
 
+template <class V>
 struct LossTerms {
-    double value;
-    double first;
-    double second;
+    V value;
+    V first;
+    V second;
 };
 
+// Choices are made lane by lane between values that are there already: of branches around them the compiler makes
+// copies of all that follows, each under a mask of its own (of the logistic loss two logarithms).
+
 struct Squared {
-    GRADHESS_INLINE LossTerms operator()(double eta, double y, double) const {
-        const double error = eta - y;
-        return {0.5 * error * error, error, 1.0};
+    template <class V>
+    GRADHESS_INLINE LossTerms<V> operator()(V eta, V y, double) const {
+        const V error = eta - y;
+        return {0.5 * error * error, error, every<V>(1.0)};
     }
 };
 
 struct Logistic {
     // With s = 1 - 2y and m = s eta: log(1 + e^m), s sigma(m), sigma(m) sigma(-m), by t = e^-|m| in (0, 1].
-    GRADHESS_INLINE LossTerms operator()(double eta, double y, double) const {
-        const double s = 1.0 - 2.0 * y;
-        const double m = s * eta;
-        const double size = m < 0.0 ? -m : m;
-        const double t = exp_any(-size);
-        const double over = 1.0 / (1.0 + t);
-        const double sigma = m < 0.0 ? t * over : over;
-        const double hinge = m < 0.0 ? 0.0 : m;
-        return {hinge + log1p_unit(t), s * sigma, t * over * over};
+    template <class V>
+    GRADHESS_INLINE LossTerms<V> operator()(V eta, V y, double) const {
+        const V s = 1.0 - 2.0 * y;
+        const V m = s * eta;
+        const V t = exp_any(m < 0.0 ? m : -m);
+        const V one = 1.0 + t;
+        const V two = 2.0 + t;
+        const V quotient = 1.0 / (one * two);  // of both: a division costs as much as ten products
+        const V over = quotient * two;
+        const V under = t * over;
+        const V sigma = m < 0.0 ? under : over;
+        const V hinge = m < 0.0 ? V{} : m;
+        return {hinge + log1p_unit(t * (quotient * one)), s * sigma, under * over};
     }
 };
 
 struct Poisson {
-    GRADHESS_INLINE LossTerms operator()(double eta, double y, double) const {
-        const double mean = exp_any(eta);
+    template <class V>
+    GRADHESS_INLINE LossTerms<V> operator()(V eta, V y, double) const {
+        const V mean = exp_any(eta);
         return {mean - y * eta, mean - y, mean};
     }
 };
 
 struct Huber {
-    GRADHESS_INLINE LossTerms operator()(double eta, double y, double delta) const {
-        const double error = eta - y;
-        const double size = error < 0.0 ? -error : error;
-        const double inner = size > delta ? delta : size;
-        const double first = error > delta ? delta : (error < -delta ? -delta : error);
-        return {inner * (size - 0.5 * inner), first, size <= delta ? 1.0 : 0.0};
+    template <class V>
+    GRADHESS_INLINE LossTerms<V> operator()(V eta, V y, double delta) const {
+        const V bound = every<V>(delta);
+        const V error = eta - y;
+        const V size = error < 0.0 ? -error : error;
+        const V inner = size > bound ? bound : size;
+        const V first = error > bound ? bound : (error < -bound ? -bound : error);
+        return {inner * (size - 0.5 * inner), first, size <= bound ? every<V>(1.0) : V{}};
     }
 };
 
-// value[i] and slope[i] for i < n; slope is the second derivative if `second`, else the first.
-template <class Formula>
-GRADHESS_INLINE void evaluate(Formula formula, const double* __restrict eta, const double* __restrict y,
-                              double parameter, bool second, Index n, double* __restrict value,
-                              double* __restrict slope) {
-    if (second) {
-        for (Index i = 0; i < n; ++i) {
-            const LossTerms terms = formula(eta[i], y[i], parameter);
-            value[i] = terms.value;
-            slope[i] = terms.second;
-        }
-    } else {
-        for (Index i = 0; i < n; ++i) {
-            const LossTerms terms = formula(eta[i], y[i], parameter);
-            value[i] = terms.value;
-            slope[i] = terms.first;
-        }
+// value[i] and slope[i] for i < n; slope is the second derivative if SECOND, else the first.
+template <bool SECOND, class Formula>
+GRADHESS_INLINE void evaluate(Formula formula, const double* eta, const double* y, double parameter, Index n,
+                              double* value, double* slope) {
+    constexpr Index lanes = kDoubleLanes;
+    Index i = 0;
+    for (; i + lanes <= n; i += lanes) {
+        const LossTerms<Doubles> terms = formula(load_doubles(eta + i), load_doubles(y + i), parameter);
+        store(value + i, terms.value);
+        store(slope + i, SECOND ? terms.second : terms.first);
+    }
+    if (i == n) return;
+    const LossTerms<Doubles> terms = formula(load_first(eta + i, n - i), load_first(y + i, n - i), parameter);
+    alignas(64) double last[2][lanes];
+    store(last[0], terms.value);
+    store(last[1], SECOND ? terms.second : terms.first);
+    for (Index r = 0; i + r < n; ++r) {
+        value[i + r] = last[0][r];
+        slope[i + r] = last[1][r];
     }
 }
 
@@ -102,11 +116,15 @@ inline void evaluate_softmax(const double* eta, const double* y, Index n, Index 
 inline void evaluate_loss(const Rows& rows, Index first, Index n, const double* eta, const double* y, double* value,
                           double* slope) {
     const bool second = rows.kind == RowKind::hessian;
+    const auto by = [&](auto formula) {
+        second ? evaluate<true>(formula, eta, y, rows.parameter, n, value, slope)
+               : evaluate<false>(formula, eta, y, rows.parameter, n, value, slope);
+    };
     switch (rows.loss) {
-        case Loss::squared: evaluate(Squared{}, eta, y, rows.parameter, second, n, value, slope); break;
-        case Loss::logistic: evaluate(Logistic{}, eta, y, rows.parameter, second, n, value, slope); break;
-        case Loss::poisson: evaluate(Poisson{}, eta, y, rows.parameter, second, n, value, slope); break;
-        case Loss::huber: evaluate(Huber{}, eta, y, rows.parameter, second, n, value, slope); break;
+        case Loss::squared: by(Squared{}); break;
+        case Loss::logistic: by(Logistic{}); break;
+        case Loss::poisson: by(Poisson{}); break;
+        case Loss::huber: by(Huber{}); break;
         case Loss::softmax: evaluate_softmax(eta, y, n, rows.outputs, value, slope); break;
         case Loss::custom:
             if (rows.custom.value) {
