@@ -40,6 +40,18 @@ def accumulate(
     threads: int,
     isa: int,
 ) -> int: ...
+def extend(
+    rows: Rows,
+    weights: Float64Array | None,
+    state: Moments,
+    waiting: AnyArray,
+    waiting_weights: Float64Array | None,
+    n_waiting: int,
+    half: int,
+    block_rows: int,
+    threads: int,
+    isa: int,
+) -> int: ...
 def batch_moments(
     rows: Rows,
     weights: Float64Array | None,

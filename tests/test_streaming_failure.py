@@ -92,19 +92,19 @@ def test_failures_and_results_in_between_change_no_bits(backend, keeping, seed):
 
 
 class Failing:
-    """A backend that interrupts, or fails, at its third call of ``accumulate``."""
+    """A backend that interrupts, or fails, at the end of a call of ``extend``."""
 
-    def __init__(self, inner, action):
-        self.inner, self.action, self.calls = inner, action, 0
+    def __init__(self, inner, action, at=3):
+        self.inner, self.action, self.calls, self.at = inner, action, 0, at
         self.name = inner.name
 
     def __getattr__(self, name):
         return getattr(self.inner, name)
 
-    def accumulate(self, *args, **kwargs):
+    def extend(self, *args, **kwargs):
         self.calls += 1
-        self.inner.accumulate(*args, **kwargs)
-        if self.calls == 3:
+        self.inner.extend(*args, **kwargs)
+        if self.calls == self.at:
             self.action()
 
 
@@ -117,19 +117,23 @@ def small_pieces(monkeypatch):
     monkeypatch.setattr("gradhess._gradients.passes.PIECE_PRODUCTS", 1)
 
 
-def test_an_interrupt_or_an_error_puts_a_small_state_back(backend, small_pieces):
+@pytest.mark.parametrize("at", [1, 2, 3, 5])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_an_interrupt_or_an_error_puts_a_small_state_back(backend, small_pieces, weighted, at):
+    """Rows that wait, too, whose room was written to from the second call on."""
     X = data()
-    cov = gh.StreamingCovariance().partial_fit(X[:100])
+    weights = np.linspace(0.5, 2, N) if weighted else None
+    cov = gh.StreamingCovariance().partial_fit(X[:100], weights if weights is None else weights[:100])
     before = copy.copy(cov)
 
     def out_of_memory():
         raise MemoryError
 
     for action, error in ((interrupt, KeyboardInterrupt), (out_of_memory, MemoryError)):
-        with registry.BackendChoice(Failing(registry.get(backend), action)), pytest.raises(error):
-            cov.partial_fit(X[100:])
+        with registry.BackendChoice(Failing(registry.get(backend), action, at)), pytest.raises(error):
+            cov.partial_fit(X[100:], weights if weights is None else weights[100:])
         assert_same_state(cov, before)
-        with registry.BackendChoice(Failing(registry.get(backend), action)), pytest.raises(error):
+        with registry.BackendChoice(Failing(registry.get(backend), action, at)), pytest.raises(error):
             cov.fit(X)
         assert_same_state(cov, before)
 
@@ -140,8 +144,8 @@ def test_an_interrupt_leaves_a_large_state_valid(backend, small_pieces, monkeypa
     cov = gh.StreamingCovariance().partial_fit(X[:100])
     with registry.BackendChoice(Failing(registry.get(backend), interrupt)), pytest.raises(KeyboardInterrupt):
         cov.partial_fit(X[100:])
-    assert cov.n_samples_seen_ == 3 * 256
-    assert_same_state(cov, gh.StreamingCovariance().partial_fit(X[: 3 * 256]))
+    assert cov.n_samples_seen_ == 4 * 256  # the first piece ends a slab later
+    assert_same_state(cov, gh.StreamingCovariance().partial_fit(X[: 4 * 256]))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

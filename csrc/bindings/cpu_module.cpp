@@ -13,6 +13,7 @@
 #include "../cpu/arena.hpp"
 #include "../cpu/batch.hpp"
 #include "../cpu/dispatch.hpp"
+#include "../cpu/extend.hpp"
 #include "../cpu/grouped.hpp"
 #include "../cpu/pairs.hpp"
 #include "../cpu/rowwise.hpp"
@@ -130,6 +131,34 @@ Index accumulate(const RowsHandle& handle, const OptionalArray& weights, Moments
         // Other Python threads go on; the arrays are kept alive by the caller's references.
         py::gil_scoped_release release;
         result = cpu::accumulate(handle.rows, doubles(weights), state.moments, options, isa_at(isa));
+    }
+    if (result.outcome == cpu::Outcome::interrupted) throw py::error_already_set();
+    return result.row;
+}
+
+// `waiting` (2, slab_rows, p) and `waiting_weights` (2, slab_rows): of these the half that holds `n_waiting` rows comes
+// first. Otherwise as `accumulate`.
+Index extend(const RowsHandle& handle, const OptionalArray& weights, MomentsHandle& state, py::array waiting,
+             OptionalArray waiting_weights, Index n_waiting, int half, Index block_rows, int threads, std::size_t isa) {
+    const Index p = handle.rows.parameters();
+    if (state.moments.parameters != p || waiting.shape(2) != p)
+        throw py::value_error("the state must be as wide as the rows");
+    if (waiting.itemsize() != (cpu::computes_in_float(handle.rows.dtype) ? 4 : 8))
+        throw py::value_error("rows that wait must be of the compute type");
+    if (weights && !waiting_weights) throw py::value_error("rows that wait need weights, too");
+    const Index slab_rows = waiting.shape(1);
+    cpu::Waiting room;
+    for (int h = 0; h < 2; ++h) {
+        const Index place = h == half ? 0 : 1;
+        room.rows[place] = static_cast<char*>(waiting.mutable_data()) + h * waiting.strides(0);
+        if (waiting_weights) room.weights[place] = writable<double>(waiting_weights) + h * slab_rows;
+    }
+    room.count = n_waiting;
+    const cpu::Options options{{slab_rows, block_rows}, threads, {signal_came, nullptr}};
+    cpu::Result result;
+    {
+        py::gil_scoped_release release;
+        result = cpu::extend(handle.rows, doubles(weights), state.moments, room, options, isa_at(isa));
     }
     if (result.outcome == cpu::Outcome::interrupted) throw py::error_already_set();
     return result.row;
@@ -278,6 +307,7 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
     m.def("rows", &make_rows);
     m.def("moments", &make_moments);
     m.def("accumulate", &accumulate);
+    m.def("extend", &extend);
     m.def("batch_moments", &batch_moments);
     m.def("close_block", [](MomentsHandle& state) {
         py::gil_scoped_release release;

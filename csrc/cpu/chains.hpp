@@ -6,9 +6,9 @@
 namespace gradhess::cpu {
 
 // Sum of f over `count` values; the order is fixed.
-template <class Function>
-double sum_of(const double* values, Index count, Function f) {
-    double chain[8] = {};
+template <class T, class Function>
+T sum_of(const T* values, Index count, Function f) {
+    T chain[8] = {};
     Index r = 0;
     for (; r + 8 <= count; r += 8)
         for (int c = 0; c < 8; ++c) chain[c] += f(values[r + c]);
@@ -17,8 +17,9 @@ double sum_of(const double* values, Index count, Function f) {
 }
 
 // Whether all are finite: a sum of zeros, unless one of them makes it NaN.
-inline bool all_finite(const double* values, Index count) {
-    return sum_of(values, count, [](double value) { return value * 0.0; }) == 0.0;
+template <class T>
+bool all_finite(const T* values, Index count) {
+    return sum_of(values, count, [](T value) { return value * T(0); }) == T(0);
 }
 
 }  // namespace gradhess::cpu

@@ -74,6 +74,15 @@ struct Rows {
     [[gnu::always_inline]] Index parameters() const { return width() * row_outputs(); }
 };
 
+// Rows [first, first + count).
+inline Rows part_of(Rows rows, Index first, Index count) {
+    rows.data = static_cast<const char*>(rows.data) + first * rows.row_stride;
+    rows.samples = count;
+    if (rows.y) rows.y = static_cast<const char*>(rows.y) + first * static_cast<Index>(size_of(rows.y_dtype));
+    if (rows.loss_weight) rows.loss_weight += first;
+    return rows;
+}
+
 // The order of summation (gradhess/_backends/layout.py).
 struct Layout {
     Index slab_rows = 256;

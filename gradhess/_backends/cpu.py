@@ -26,8 +26,9 @@ from gradhess._backends.protocol import (
     PairWeights,
     Rows,
     Structure,
+    Waiting,
 )
-from gradhess._backends.stepwise import batch_moments
+from gradhess._backends.stepwise import batch_moments, extend
 from gradhess.errors import BackendError, InputError
 
 try:
@@ -175,6 +176,36 @@ class CpuBackend:
         if isinstance(found, int):
             raise NonFiniteRow(found)
         return BatchMoments(*found)
+
+    def extend(
+        self,
+        rows: Rows,
+        weights: Float64Array | None,
+        state: MomentState,
+        waiting: Waiting,
+        *,
+        threads: int,
+    ) -> None:
+        if rows.compute_dtype is not waiting.rows.dtype:
+            extend(self, rows, weights, state, waiting, threads=threads)
+            return
+        weighted = weights is not None
+        room = waiting.room_for_weights(weighted)
+        bad = _cpu.extend(
+            _rows(rows),
+            weights,
+            _moments(state),
+            waiting.rows,
+            room,
+            waiting.n,
+            waiting.half,
+            layout.BLOCK_ROWS,
+            _team(threads),
+            _isa,
+        )
+        if bad >= 0:
+            raise NonFiniteRow(bad)
+        waiting.advance(rows.n_samples, room, weighted)
 
     def close_block(self, state: MomentState) -> None:
         _cpu.close_block(_moments(state))

@@ -226,6 +226,58 @@ class MomentState:
         self.counts[...] = other.counts
 
 
+@dataclass(slots=True)
+class Waiting:
+    """The rows of a stream that do not fill a slab yet, formed, in one half of the room for two slabs.
+
+    Where a slab gets full, the rows that wait after it lie in the other half: a step that fails leaves those from
+    before as they were.
+    """
+
+    rows: AnyArray
+    """(2, slab_rows, p) of the compute type: ``rows[half, :n]`` wait, all others mean nothing."""
+    weights: Float64Array | None = None
+    """(2, slab_rows), or None where the weights of the rows that wait are all one."""
+    n: int = 0
+    half: int = 0
+
+    @classmethod
+    def empty(cls, state: MomentState, compute_dtype: np.dtype[Any]) -> Waiting:
+        return cls(np.empty((2, state.slab_rows, state.n_parameters), compute_dtype))
+
+    def as_rows(self) -> tuple[Rows, Float64Array | None]:
+        weights = None if self.weights is None else self.weights[self.half, : self.n]
+        return Rows(self.rows[self.half, : self.n]), weights
+
+    def noted(self) -> Waiting:
+        """Which rows wait: not a copy of them."""
+        return Waiting(self.rows, self.weights, self.n, self.half)
+
+    def copy(self) -> Waiting:
+        new = Waiting(np.empty_like(self.rows), None, self.n, self.half)
+        new.rows[self.half, : self.n] = self.rows[self.half, : self.n]
+        if self.weights is not None:
+            new.weights = self.weights.copy()
+        return new
+
+    def room_for_weights(self, weighted: bool) -> Float64Array | None:
+        """Where weights of rows to come go, and those of the rows that wait are; ``weighted`` if they have any."""
+        if weighted:
+            return np.ones(self.rows.shape[:2]) if self.weights is None else self.weights
+        return self.weights if self.n else None
+
+    def advance(self, n: int, weights: Float64Array | None, weighted: bool) -> None:
+        """``n`` rows have come, of which those after the last full slab are in their half."""
+        slab = self.rows.shape[1]
+        n += self.n
+        if n >= slab:
+            n %= slab
+            self.half = 1 - self.half
+            if not weighted:
+                weights = None
+        self.n, self.weights = n, weights
+
+
 class BatchMoments(NamedTuple):
     """Sums over one batch of rows, finished: nothing can be added to them."""
 
@@ -310,6 +362,25 @@ class Backend(Protocol):
     ) -> BatchMoments:
         """``accumulate`` from an empty state, ``close_block``, and with ``scale`` ``symmetrize`` of a full scatter in
         place: a batch of little data in one call. Same bits as in steps; raises NonFiniteRow.
+        """
+
+    def extend(
+        self,
+        rows: Rows,
+        weights: Float64Array | None,
+        state: MomentState,
+        waiting: Waiting,
+        *,
+        threads: int,
+    ) -> None:
+        """Go on with a stream: ``accumulate`` the slabs that are full with ``rows``, and leave the others ``waiting``.
+
+        The bits are those of the rows in one call, however they come. Rows of a narrower compute type than
+        ``waiting`` has wait slab by slab, in the wider one. ``LOSS`` and ``BLOCK_LOSS`` are 0 after: rows that wait
+        leave their loss behind, so a sum over the others means nothing.
+
+        Raises NonFiniteRow. After any error ``state`` is undefined, and the caller restores it; ``waiting`` is as it
+        was.
         """
 
     def close_block(self, state: MomentState) -> None:

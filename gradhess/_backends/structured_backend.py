@@ -26,8 +26,9 @@ from gradhess._backends.protocol import (
     PairWeights,
     Rows,
     Structure,
+    Waiting,
 )
-from gradhess._backends.stepwise import batch_moments
+from gradhess._backends.stepwise import batch_moments, extend
 from gradhess._backends.structured_rows import StructuredRows
 
 FORMED_BYTES: Final = 8 << 20
@@ -80,6 +81,20 @@ class StructuredBackend:
         return self.kernels.moments(
             rows, weights, structure, centred=centred, dtype=dtype, scale=scale, threads=threads
         )
+
+    def extend(
+        self,
+        rows: Rows,
+        weights: Float64Array | None,
+        state: MomentState,
+        waiting: Waiting,
+        *,
+        threads: int,
+    ) -> None:
+        if isinstance(rows, StructuredRows):
+            extend(self, rows, weights, state, waiting, threads=threads)
+        else:
+            self.kernels.extend(rows, weights, state, waiting, threads=threads)
 
     def close_block(self, state: MomentState) -> None:
         self.kernels.close_block(state)

@@ -50,16 +50,22 @@ def piece_rows(products_per_row: int, threads: int, slab: int = SLAB_ROWS) -> in
     return max(rows // unit, 1) * unit
 
 
-def moment_pieces(rows: Rows, state: MomentState, threads: int) -> Iterable[tuple[int, int]]:
-    """Starts and stops of the pieces of a pass that adds ``rows`` to ``state``."""
+def is_one_piece(n_samples: int, n_parameters: int, structure: Structure) -> bool:
+    """Whether a sum over so many rows is so short that nobody would interrupt it."""
+    return n_samples * (_products(n_parameters, structure) + ROW_OVERHEAD) <= PIECE_PRODUCTS
+
+
+def moment_pieces(
+    rows: Rows, state: MomentState, threads: int, n_waiting: int = 0
+) -> Iterable[tuple[int, int]]:
+    """Starts and stops of the pieces of a pass that adds ``rows`` to ``state``, behind ``n_waiting`` others."""
     n = rows.n_samples
-    products = _products(rows.n_parameters, state.structure)
-    if n and n * (products + ROW_OVERHEAD) <= PIECE_PRODUCTS:
+    if n and is_one_piece(n, rows.n_parameters, state.structure):
         return ((0, n),)
-    size = piece_rows(products, threads, state.slab_rows)
-    # The first piece also completes the block that is open, so that the later ones hold whole blocks.
-    head = -int(state.counts[OPEN_ROWS]) % BLOCK_ROWS if size >= BLOCK_ROWS else 0
-    return spans(n, size, head)
+    size = piece_rows(_products(rows.n_parameters, state.structure), threads, state.slab_rows)
+    # The first piece also completes the block (or slab) that is open, so that the later ones hold whole ones.
+    unit = BLOCK_ROWS if size >= BLOCK_ROWS else state.slab_rows
+    return spans(n, size, -(int(state.counts[OPEN_ROWS]) + n_waiting) % unit)
 
 
 def spans(n_rows: int, size: int, head: int = 0) -> Iterator[tuple[int, int]]:
@@ -97,7 +103,7 @@ def moments(
     """The moments of one batch, finished; with ``scale`` a full scatter is multiplied by it and mirrored as well."""
     backend, threads = registry.active(), registry.num_threads()
     n_parameters = rows.n_parameters
-    if rows.n_samples * (_products(n_parameters, structure) + ROW_OVERHEAD) <= PIECE_PRODUCTS:
+    if is_one_piece(rows.n_samples, n_parameters, structure):
         try:
             return backend.moments(
                 rows, weights, structure, centred=centred, dtype=dtype, scale=scale, threads=threads

@@ -105,7 +105,7 @@ def to_device(
         )
     else:
         serial.unpack(host, settings, arrays)
-        host.pending = type(host.pending)()
+        host.waiting = None
     stream.skipped_before = host.n_skipped
     if host.state is None:
         return stream

@@ -8,8 +8,8 @@ import numpy as np
 
 from gradhess._backends import protocol
 from gradhess._backends.layout import BLOCK_ROWS
-from gradhess._backends.protocol import AnyArray, MomentState
-from gradhess._streaming.stream import MomentStream, Pending
+from gradhess._backends.protocol import AnyArray, MomentState, Waiting
+from gradhess._streaming.stream import MomentStream
 from gradhess.errors import StateFileError
 
 
@@ -22,8 +22,8 @@ def pack(stream: MomentStream) -> tuple[dict[str, Any], dict[str, AnyArray]]:
         "n_samples_skipped": stream.n_skipped,
     }
     arrays = {} if stream.state is None else stream.state.arrays()
-    if stream.pending.n:
-        rows, weights = stream.pending.as_rows()
+    if stream.waiting is not None and stream.waiting.n:
+        rows, weights = stream.waiting.as_rows()
         arrays["pending_rows"] = rows.X
         if weights is not None:
             arrays["pending_weights"] = weights
@@ -55,7 +55,7 @@ def unpack(stream: MomentStream, settings: dict[str, Any], arrays: dict[str, Any
     counts = left["counts"]
     if (counts < 0).any() or counts[protocol.BLOCK_ROWS] % empty.slab_rows:
         raise StateFileError(f"this state counts {counts.tolist()} rows, which no stream does")
-    stream.pending = _pending(pending_rows, pending_weights, empty, stream.compute_dtype)
+    stream.waiting = _waiting(pending_rows, pending_weights, empty, stream.compute_dtype)
     for name, array in left.items():
         setattr(empty, name, array)
     stream.state = empty
@@ -79,23 +79,23 @@ def _compute_dtype(name: Any) -> np.dtype[Any]:
     raise StateFileError(f"this state was computed in {name!r}, not float32 or float64")
 
 
-def _pending(
+def _waiting(
     rows: AnyArray | None, weights: AnyArray | None, state: MomentState, dtype: np.dtype[Any]
-) -> Pending:
+) -> Waiting | None:
     if rows is None:
-        return Pending()
+        return None
     n = rows.shape[0]
     if not 0 < n < state.slab_rows:
         raise StateFileError(f"{n} rows of this state wait for a slab of {state.slab_rows}")
     _check("pending_rows", rows, (n, state.n_parameters), dtype)
-    buffer = np.empty((state.slab_rows, state.n_parameters), dtype)
-    buffer[:n] = rows
-    if weights is None:
-        return Pending(buffer, None, n)
-    _check("pending_weights", weights, (n,), np.dtype(np.float64))
-    weight_buffer = np.ones(state.slab_rows)
-    weight_buffer[:n] = weights
-    return Pending(buffer, weight_buffer, n)
+    waiting = Waiting.empty(state, dtype)
+    waiting.rows[0, :n] = rows
+    if weights is not None:
+        _check("pending_weights", weights, (n,), np.dtype(np.float64))
+        room = waiting.weights = np.ones((2, state.slab_rows))
+        room[0, :n] = weights
+    waiting.n = n
+    return waiting
 
 
 def _check(name: str, array: AnyArray, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

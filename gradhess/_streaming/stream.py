@@ -1,9 +1,8 @@
 """A stream of rows into moments: the same bits for any chunking of the same rows.
 
-Slabs lie at fixed global row indices (``gradhess._backends.layout``), and a backend takes whole slabs only. So rows
-that do not fill a slab yet wait in ``pending``, already computed; whole slabs go straight from the caller's array to
-the backend. A result is finished on a copy, in which the pending rows are a last, short slab: reading never changes
-how the stream goes on.
+Slabs lie at fixed global row indices (``gradhess._backends.layout``). Rows that do not fill a slab yet are ``waiting``,
+already computed (``Backend.extend``). A result is finished on a copy, in which these are a last, short slab: reading
+never changes how the stream goes on.
 
 A call that fails leaves the stream as it was. Up to ``SNAPSHOT_MAX_BYTES`` a copy of the state is taken and put back.
 Above, all rows are checked before the first is added, and Ctrl-C is answered between two pieces, with the rows up to
@@ -21,18 +20,17 @@ import numpy as np
 
 from gradhess import _memory
 from gradhess import _validation as check
-from gradhess._arrays import first_false
 from gradhess._backends import protocol, registry
 from gradhess._backends.layout import slab_rows
 from gradhess._backends.protocol import (
     FLOAT32,
-    AnyArray,
     Backend,
     Float64Array,
     MomentState,
     NonFiniteRow,
     Rows,
     Structure,
+    Waiting,
 )
 from gradhess._gradients import passes
 from gradhess._gradients.interrupts import InterruptDeferred
@@ -43,24 +41,12 @@ SKIP_PART_BYTES: Final = 4 << 20
 """Rows copied at a time where rows that are not finite have to be left out."""
 
 
+_DIVIDED: Final = nullcontext()
+
+
 @dataclass(slots=True)
-class Pending:
-    """The rows of the slab that is not full yet. Entries beyond ``n`` mean nothing and may be written freely."""
-
-    rows: AnyArray | None = None
-    """(slab_rows, p) of the compute type; None where n is 0."""
-    weights: Float64Array | None = None
-    """(slab_rows,), or None where all are 1."""
-    n: int = 0
-
-    def as_rows(self) -> tuple[Rows, Float64Array | None]:
-        assert self.rows is not None
-        return Rows(self.rows[: self.n]), passes.part(self.weights, 0, self.n)
-
-
-@dataclass(frozen=True, slots=True)
 class Chunk:
-    """Rows on their way in, with their weights."""
+    """Rows on their way in, with their weights. Not to be changed; see ``Rows``."""
 
     rows: Rows
     weights: Float64Array | None
@@ -87,7 +73,7 @@ class Chunk:
 class Before:
     """A stream before a step that may fail."""
 
-    pending: Pending
+    waiting: Waiting | None
     compute_dtype: np.dtype[Any] | None
     n_skipped: int
     is_new: bool
@@ -107,13 +93,13 @@ class MomentStream:
         self.accumulator = accumulator
         self.state: MomentState | None = None
         """None until the first row."""
-        self.pending = Pending()
+        self.waiting: Waiting | None = None
+        """None until the first row."""
         self.compute_dtype: np.dtype[Any] | None = None
         """The widest compute type seen; slabs that hold, or follow, a wider row are computed in it."""
         self.n_skipped = 0
         self._spare: MomentState | None = None
-        self._idle_rows: AnyArray | None = None
-        """Memory for a copy of the state, and for a slab of rows: kept, so that rows coming in allocate nothing."""
+        """Memory for a copy of the state: kept, so that rows coming in allocate nothing."""
         self.lock = threading.RLock()
         """Held by whatever changes or finishes the stream: backends release the GIL in the middle of a step."""
 
@@ -122,7 +108,11 @@ class MomentStream:
         if self.state is None:
             return 0
         counts = self.state.counts
-        return int(counts[protocol.ROWS]) + int(counts[protocol.BLOCK_ROWS]) + self.pending.n
+        return int(counts[protocol.ROWS]) + int(counts[protocol.BLOCK_ROWS]) + self.n_waiting
+
+    @property
+    def n_waiting(self) -> int:
+        return 0 if self.waiting is None else self.waiting.n
 
     # ---- adding rows ---------------------------------------------------------------------------------------------
 
@@ -138,25 +128,29 @@ class MomentStream:
         if weights is not None:
             self._check_weights(rows, weights)
         backend = registry.active()
-        fills_slab = self.pending.n + rows.n_samples >= slab_rows(n_parameters, self.structure)
-        before = self._prepare(n_parameters, changes_state=fills_slab)
+        n = rows.n_samples
+        one_piece = passes.is_one_piece(n, n_parameters, self.structure)
+        before = self._prepare(
+            n_parameters,
+            changes_state=self.n_waiting + n >= slab_rows(n_parameters, self.structure),
+            several_calls=skip or not one_piece,
+        )
         try:
             if not before.can_restore and not skip:
                 passes.refuse_nonfinite(backend, rows, weights)
-            self._widen_to(rows.compute_dtype)
+            waiting = self._widen_to(rows.compute_dtype)
             chunk = Chunk(rows, weights)
             if skip:
-                self._add_finite(backend, chunk)
+                self._add_finite(backend, chunk, waiting)
+            elif one_piece:
+                self._add_piece(backend, chunk, waiting)
             else:
-                self._add(backend, chunk)
+                self._add(backend, chunk, waiting)
         except BaseException:
             self._put_back(before)
             raise
-        if before.pending.rows is not self.pending.rows:  # it need not be put back any more
-            self._idle_rows = before.pending.rows
         if skip and self.n_seen == 0:  # every row was left out: the stream has no width yet
-            self.state, self.pending, self.compute_dtype = None, Pending(), None
-            self._spare = self._idle_rows = None
+            self.state = self.waiting = self.compute_dtype = self._spare = None
 
     def _check_fits(self, n_parameters: int, compute_dtype: np.dtype[Any]) -> None:
         check.rows_fit_stream(n_parameters, None if self.state is None else self.state.n_parameters)
@@ -167,10 +161,11 @@ class MomentStream:
         if narrow and rows.compute_dtype == FLOAT32:
             check.weights_fit_float32(weights, "sample_weight")
 
-    def _prepare(self, n_parameters: int, *, changes_state: bool) -> Before:
+    def _prepare(self, n_parameters: int, *, changes_state: bool, several_calls: bool) -> Before:
         """Make the state if there is none, and keep what ``_put_back`` needs if the step fails.
 
-        ``changes_state`` says whether the step may change more than the pending rows.
+        ``changes_state`` says whether the step may change more than the rows that wait, ``several_calls`` whether it
+        may call ``Backend.extend`` more than once, so that rows that wait now may be written over.
         """
         state = self.state
         copy = None
@@ -184,13 +179,16 @@ class MomentStream:
             can_restore = _is_small(state)
             if can_restore and changes_state:
                 copy = self._spare = self._copied(state)
-        return Before(self.pending, self.compute_dtype, self.n_skipped, state is None, copy, can_restore)
+        waiting = self.waiting
+        if waiting is not None:
+            waiting = waiting.copy() if several_calls and can_restore else waiting.noted()
+        return Before(waiting, self.compute_dtype, self.n_skipped, state is None, copy, can_restore)
 
     def _put_back(self, before: Before) -> None:
         """Be as before the step that failed; a state that is too large holds the rows of the pieces that were done."""
         assert self.state is not None
         if before.can_restore or self.n_seen == 0:
-            self.pending = before.pending
+            self.waiting = before.waiting
             self.compute_dtype, self.n_skipped = before.compute_dtype, before.n_skipped
             if before.is_new:
                 self.state = None
@@ -205,90 +203,41 @@ class MomentStream:
         spare.assign(state)
         return spare
 
-    def _widen_to(self, compute_dtype: np.dtype[Any]) -> None:
-        """A wider row has come: the pending ones are converted, exactly, and the stream goes on in the wider type."""
+    def _widen_to(self, compute_dtype: np.dtype[Any]) -> Waiting:
+        """A wider row has come: those that wait are converted, exactly, and the stream goes on in the wider type."""
+        assert self.state is not None
         if self.compute_dtype is None or compute_dtype.itemsize > self.compute_dtype.itemsize:
             self.compute_dtype = compute_dtype
-            if self.pending.rows is not None:
-                wider = np.empty(self.pending.rows.shape, compute_dtype)
-                wider[: self.pending.n] = self.pending.rows[: self.pending.n]
-                self.pending = replace(self.pending, rows=wider)
+        waiting = self.waiting
+        if waiting is None or waiting.rows.dtype != self.compute_dtype:
+            self.waiting = Waiting.empty(self.state, self.compute_dtype)
+            if waiting is not None:
+                n, half = waiting.n, waiting.half
+                self.waiting.rows[half, :n] = waiting.rows[half, :n]
+                self.waiting.weights, self.waiting.n, self.waiting.half = waiting.weights, n, half
+            return self.waiting
+        return waiting
 
-    def _add(self, backend: Backend, chunk: Chunk) -> None:
+    def _add(self, backend: Backend, chunk: Chunk, waiting: Waiting) -> None:
         assert self.state is not None
-        n, slab = chunk.rows.n_samples, self.state.slab_rows
-        start = 0
-        if self.pending.n:
-            start = min(slab - self.pending.n, n)
-            self._wait(backend, chunk.slice(0, start))
-            if start == n:
-                return
-        if chunk.rows.compute_dtype == self.compute_dtype:
-            stop = n - (n - start) % slab
-            if stop > start:
-                self._accumulate(backend, chunk.slice(start, stop))
-                start = stop
-        while (
-            start < n
-        ):  # the tail; or, narrower rows in a wider stream, slab by slab through the pending rows
-            stop = min(start + slab, n)
-            self._wait(backend, chunk.slice(start, stop))
-            start = stop
+        for start, stop in passes.moment_pieces(chunk.rows, self.state, registry.num_threads(), waiting.n):
+            self._add_piece(backend, chunk.slice(start, stop), waiting)
 
-    def _accumulate(self, backend: Backend, chunk: Chunk) -> None:
-        """Add whole slabs straight from the caller's rows."""
+    def _add_piece(self, backend: Backend, piece: Chunk, waiting: Waiting) -> None:
         assert self.state is not None
         threads = registry.num_threads()
-        for start, stop in passes.moment_pieces(chunk.rows, self.state, threads):
-            piece = chunk.slice(start, stop)
-            try:
-                with self._undivided():
-                    backend.accumulate(piece.rows, piece.weights, self.state, threads=threads)
-                    # Rows that wait in `pending` have left their loss behind, so a sum over the others means nothing.
-                    self.state.scalars[protocol.LOSS] = self.state.scalars[protocol.BLOCK_LOSS] = 0.0
-            except NonFiniteRow as bad:
-                raise piece.nonfinite(bad.index) from None
-
-    def _wait(self, backend: Backend, chunk: Chunk) -> None:
-        """Compute rows that fit into the slab, let them wait, and add the slab if it is full."""
-        assert self.state is not None
-        slab, rows = self.state.slab_rows, chunk.rows
-        buffer, weights, start = self.pending.rows, self.pending.weights, self.pending.n
-        if buffer is None:  # another buffer: the one before may have to be put back
-            buffer, self._idle_rows = self._idle_rows, None
-        if buffer is None or buffer.dtype != self.compute_dtype:
-            buffer = np.empty((slab, self.state.n_parameters), self.compute_dtype)
-        stop = start + rows.n_samples
-        target = buffer[start:stop]
-        if rows.compute_dtype == target.dtype:
-            backend.materialize(rows, target)
-        else:
-            narrow = np.empty(target.shape, rows.compute_dtype)
-            backend.materialize(rows, narrow)
-            target[...] = narrow
-        _refuse_nonfinite(chunk, target)
-        if weights is None and chunk.weights is not None:
-            weights = np.ones(slab)
-        if weights is not None:
-            weights[start:stop] = 1.0 if chunk.weights is None else chunk.weights
-        self.pending = Pending(buffer, weights, stop)
-        if stop == slab:
-            self._flush(backend)
-
-    def _flush(self, backend: Backend) -> None:
-        """Add the pending rows as a slab of their own."""
-        assert self.state is not None
-        slab, weights = self.pending.as_rows()
-        with self._undivided():
-            backend.accumulate(slab, weights, self.state, threads=registry.num_threads())
-            self.pending = Pending()
+        try:
+            with self._undivided():
+                backend.extend(piece.rows, piece.weights, self.state, waiting, threads=threads)
+        except NonFiniteRow as bad:
+            raise piece.nonfinite(bad.index) from None
 
     def _undivided(self) -> AbstractContextManager[None]:
         """Hold Ctrl-C back over a step on a state that there is no copy of."""
         assert self.state is not None
-        return nullcontext() if _is_small(self.state) else InterruptDeferred()
+        return _DIVIDED if _is_small(self.state) else InterruptDeferred()
 
-    def _add_finite(self, backend: Backend, chunk: Chunk) -> None:
+    def _add_finite(self, backend: Backend, chunk: Chunk, waiting: Waiting) -> None:
         """Add the rows that are finite, in parts: one without bad rows as it is, others compressed."""
         assert self.state is not None
         threads, slab = registry.num_threads(), self.state.slab_rows
@@ -300,7 +249,7 @@ class MomentStream:
                 keep = _finite_rows(backend, part, slab)
                 part = part.take(keep)
                 self.n_skipped += int(keep.size - np.count_nonzero(keep))
-            self._add(backend, part)
+            self._add(backend, part, waiting)
 
     # ---- results -------------------------------------------------------------------------------------------------
 
@@ -317,16 +266,20 @@ class MomentStream:
         state = self.state
         if sums_only:
             state = replace(state, structure="sum", scatter=None, block_scatter=None).copy()
-        elif not self.pending.n and not state.counts[protocol.BLOCK_ROWS]:
+        elif not self.n_waiting and not state.counts[protocol.BLOCK_ROWS]:
             return state, False
         else:
             state = self._copied(state)
         backend = registry.active()
-        if self.pending.n:
-            slab, weights = self.pending.as_rows()
-            backend.accumulate(slab, weights, state, threads=registry.num_threads())
+        self._accumulate_waiting(backend, state)
         backend.close_block(state)
         return state, True
+
+    def _accumulate_waiting(self, backend: Backend, state: MomentState) -> None:
+        """Add the rows that wait as a last, short slab."""
+        if self.waiting is not None and self.waiting.n:
+            slab, weights = self.waiting.as_rows()
+            backend.accumulate(slab, weights, state, threads=registry.num_threads())
 
     def merge(self, other: MomentStream) -> None:
         """Add the rows of ``other``; both are finished first, so the stream goes on in a new block."""
@@ -346,13 +299,13 @@ class MomentStream:
         theirs, _ = other.finished()
         assert other.compute_dtype is not None
         backend = registry.active()
-        before = self._prepare(p, changes_state=True)
+        before = self._prepare(p, changes_state=True, several_calls=False)
         assert self.state is not None
         try:
-            self._widen_to(other.compute_dtype)
-            if self.pending.n:
-                self._flush(backend)
+            waiting = self._widen_to(other.compute_dtype)
             with self._undivided():
+                self._accumulate_waiting(backend, self.state)
+                waiting.n = 0
                 backend.close_block(self.state)
                 backend.merge(self.state, theirs)
                 self.n_skipped += other.n_skipped
@@ -363,14 +316,6 @@ class MomentStream:
 
 def _is_small(state: MomentState) -> bool:
     return state.scatter is None or state.scatter.nbytes <= SNAPSHOT_MAX_BYTES
-
-
-def _refuse_nonfinite(chunk: Chunk, computed: AnyArray) -> None:
-    index = first_false(np.isfinite(computed)) // computed.shape[1]  # -1 stays -1
-    if index < 0 and chunk.weights is not None:
-        index = first_false(np.isfinite(chunk.weights))
-    if index >= 0:
-        raise chunk.nonfinite(index)
 
 
 def _finite_rows(backend: Backend, chunk: Chunk, slab: int) -> Any:

@@ -1,0 +1,85 @@
+#include "extend.hpp"
+
+#include <algorithm>
+
+#include "chains.hpp"
+#include "rowwise.hpp"
+
+namespace gradhess::cpu {
+namespace {
+
+// Rows that are there, one after the other, in the compute type.
+Rows formed_rows(const void* data, DType dtype, Index parameters, Index count) {
+    Rows rows;
+    rows.data = data;
+    rows.dtype = dtype;
+    rows.samples = count;
+    rows.features = parameters;
+    rows.column_stride = static_cast<Index>(size_of(dtype));
+    rows.row_stride = parameters * rows.column_stride;
+    return rows;
+}
+
+template <class T>
+Index first_nonfinite(const T* rows, Index parameters, const double* weights, Index count) {
+    if (all_finite(rows, count * parameters) && all_finite(weights, weights ? count : 0)) return -1;
+    for (Index r = 0; r < count; ++r)
+        if (!all_finite(rows + r * parameters, parameters) || !all_finite(weights + r, weights ? 1 : 0)) return r;
+    return -1;
+}
+
+// Forms rows [first, first + count) from row `at` of a slab on. The first of them that is not finite, or -1.
+Index form(const Rows& rows, const double* weights, Index first, Index count, void* slab, double* slab_weights,
+           Index at, const Isa& isa) {
+    const Index p = rows.parameters();
+    const double* given = weights ? weights + first : nullptr;
+    const auto form_as = [&](auto* to) {
+        to += at * p;
+        materialize(part_of(rows, first, count), to, isa);
+        if (slab_weights && given) std::copy_n(given, count, slab_weights + at);
+        if (slab_weights && !given) std::fill_n(slab_weights + at, count, 1.0);
+        const Index bad = first_nonfinite(to, p, given, count);
+        return bad < 0 ? bad : first + bad;
+    };
+    return computes_in_float(rows.dtype) ? form_as(static_cast<float*>(slab)) : form_as(static_cast<double*>(slab));
+}
+
+}  // namespace
+
+Result extend(const Rows& rows, const double* weights, Moments& moments, const Waiting& waiting, const Options& options,
+              const Isa& isa) {
+    const Index slab = options.layout.slab_rows;
+    const DType dtype = computes_in_float(rows.dtype) ? DType::f32 : DType::f64;
+    const int last = waiting.count + rows.samples >= slab ? 1 : 0;  // the half for the rows that wait in the end
+    Index done = 0;
+    Index at = waiting.count;
+    int half = at > 0 ? 0 : last;
+    const auto add = [&](const Rows& some, const double* their_weights) {
+        return accumulate(some, their_weights, moments, options, isa);
+    };
+    const auto wait = [&](Index count) -> Result {
+        const Index bad = form(rows, weights, done, count, waiting.rows[half], waiting.weights[half], at, isa);
+        done += count;
+        return bad < 0 ? Result{} : Result{Outcome::nonfinite, bad};
+    };
+    if (at > 0) {
+        Result result = wait(std::min(slab - at, rows.samples));
+        if (result.outcome != Outcome::done || at + done < slab) return result;
+        result = add(formed_rows(waiting.rows[0], dtype, rows.parameters(), slab), waiting.weights[0]);
+        if (result.outcome != Outcome::done) return result;
+        half = last;
+        at = 0;
+    }
+    const Index whole = (rows.samples - done) / slab * slab;
+    Result result = add(part_of(rows, done, whole), weights ? weights + done : nullptr);
+    if (result.outcome != Outcome::done) {
+        if (result.row >= 0) result.row += done;
+        return result;
+    }
+    done += whole;
+    // Rows that wait have left their loss behind, so a sum over the others means nothing.
+    moments.scalars[kLoss] = moments.scalars[kBlockLoss] = 0.0;
+    return done < rows.samples ? wait(rows.samples - done) : Result{};
+}
+
+}  // namespace gradhess::cpu
