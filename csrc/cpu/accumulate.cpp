@@ -65,6 +65,7 @@ class Accumulation {
                                (moments_.structure == Structure::full ? static_cast<double>(parameters_) / 2 + 4 : 4);
         const bool small = per_row * static_cast<double>(rows_.samples) < static_cast<double>(tuning::kTeamMinWork);
         const int threads = small ? 1 : std::max(1, options_.threads);
+        polls_ = !small && options_.interrupt.requested;
         const bool own_blocks = threads > 1 && sums_apart() && blocks_.count() >= threads && shares_well(threads);
         if (own_blocks) {
             run_own_blocks(threads);
@@ -352,7 +353,7 @@ class Accumulation {
     // ---- interruption: asked on the calling thread, at most every 50 ms ----
 
     void poll() {
-        if (!options_.interrupt.requested || interrupted_.load()) return;
+        if (!polls_ || interrupted_.load()) return;
         const auto now = std::chrono::steady_clock::now();
         if (now - polled_ < std::chrono::milliseconds(50)) return;
         polled_ = now;
@@ -372,6 +373,7 @@ class Accumulation {
     const bool by_lanes_;
     const bool fused_;     // a slab is one loop of one thread
     const bool by_slabs_;  // the diagonals of slabs wait, one by one, where those of blocks must not be added up
+    bool polls_ = false;   // not where it would cost more than to be done
     std::atomic<bool> interrupted_{false};
     std::atomic<Index> bad_row_{kNoRow};
     std::chrono::steady_clock::time_point polled_ = std::chrono::steady_clock::now();

@@ -207,8 +207,13 @@ GRADHESS_INLINE void turn_single_column(const Packing<T>& packing, Index count, 
         }
         for (Index r = valid; r < rows; ++r) entry[r] = 0;
         __builtin_memcpy(z.data + row0 + i, entry, sizeof entry);
-        for (Index r = 0; packing.weight && r < valid; ++r)
-            entry[r] = rounded(entry[r] * static_cast<T>(packing.weight[i + r]));
+        if (packing.weight) {
+            alignas(64) T weight[rows];
+            for (Index r = 0; r < rows; ++r)
+                weight[r] = WHOLE || r < valid ? static_cast<T>(packing.weight[i + r]) : T(0);
+#pragma GCC unroll 4
+            for (Index r = 0; r < rows; r += lanes) store(entry + r, rounded(load<V>(entry + r) * load<V>(weight + r)));
+        }
 #pragma GCC unroll 2
         for (Index r = 0; r < rows; r += kTreeRows) total += static_cast<double>(sum_of_tree(entry + r));
     };

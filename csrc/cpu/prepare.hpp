@@ -49,10 +49,12 @@ inline RowView<T> read_group(const Rows& rows, const double* weights, Index firs
         for (Index r = 0; r < count; ++r) slab.value[row0 + r] = scratch.value[r];
     }
     if (slab.weighted) {
-        for (Index r = 0; r < count; ++r) {
-            double weight = weights ? weights[first + r] : 1.0;
-            if (rows.kind == RowKind::hessian) weight *= scratch.slope[r];
-            slab.weight[row0 + r] = weight;
+        const double* from = weights ? weights + first : scratch.slope;
+        double* to = slab.weight + row0;
+        if (weights && rows.kind == RowKind::hessian) {
+            for (Index r = 0; r < count; ++r) to[r] = weights[first + r] * scratch.slope[r];
+        } else {
+            for (Index r = 0; r < count; ++r) to[r] = from[r];
         }
     }
     return x;

@@ -82,7 +82,8 @@ class Rows:
 
     @property
     def n_samples(self) -> int:
-        return int(self.X.shape[0])
+        n: int = self.X.shape[0]
+        return n
 
     @property
     def n_outputs(self) -> int:
@@ -93,13 +94,14 @@ class Rows:
 
     @property
     def n_parameters(self) -> int:
-        width = int(self.X.shape[1]) + self.unit_column
-        return width if self.coef is None or self.kind != "gradient" else width * int(self.coef.shape[0])
+        width: int = self.X.shape[1] + self.unit_column
+        return width if self.coef is None or self.kind != "gradient" else width * self.coef.shape[0]
 
     @property
     def compute_dtype(self) -> np.dtype[Any]:
         """float32 where ``X`` is float32 (or narrower floating), else float64."""
-        return FLOAT32 if is_narrow(self.X.dtype) else FLOAT64
+        dtype = self.X.dtype
+        return FLOAT32 if dtype is not FLOAT64 and is_narrow(dtype) else FLOAT64
 
     def slice(self, start: int, stop: int) -> Rows:
         """Rows ``start`` to ``stop`` as views."""
@@ -181,7 +183,8 @@ class MomentState:
 
     @property
     def n_parameters(self) -> int:
-        return int(self.location.shape[0])
+        p: int = self.location.shape[0]
+        return p
 
     @property
     def slab_rows(self) -> int:

@@ -119,16 +119,14 @@ class MomentStream:
     def add(self, rows: Rows, weights: Float64Array | None, *, skip: bool = False) -> None:
         """Add rows; with ``skip`` leave out those that are not finite, and count them."""
         with self.lock:
-            n_parameters = rows.n_parameters
-            self._check_fits(n_parameters, rows.compute_dtype)
+            self._check_fits(rows.n_parameters, rows.compute_dtype)
             if rows.n_samples:
-                self._add_rows(rows, weights, n_parameters, skip=skip)
+                self._add_rows(rows, weights, skip=skip)
 
-    def _add_rows(self, rows: Rows, weights: Float64Array | None, n_parameters: int, *, skip: bool) -> None:
+    def _add_rows(self, rows: Rows, weights: Float64Array | None, *, skip: bool) -> None:
         if weights is not None:
             self._check_weights(rows, weights)
-        backend = registry.active()
-        n = rows.n_samples
+        backend, n, n_parameters = registry.active(), rows.n_samples, rows.n_parameters
         one_piece = passes.is_one_piece(n, n_parameters, self.structure)
         before = self._prepare(
             n_parameters,
