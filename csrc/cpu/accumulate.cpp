@@ -61,8 +61,7 @@ class Accumulation {
                     blocks_.slab_scatter_bytes() <= tuning::kSlabScattersBytes) {}
 
     Result run() {
-        const double per_row = static_cast<double>(parameters_) *
-                               (moments_.structure == Structure::full ? static_cast<double>(parameters_) / 2 + 4 : 4);
+        const auto per_row = static_cast<double>(work_of_row(parameters_, moments_.structure));
         const bool small = per_row * static_cast<double>(rows_.samples) < static_cast<double>(tuning::kTeamMinWork);
         const int threads = small ? 1 : std::max(1, options_.threads);
         polls_ = !small && options_.interrupt.requested;

@@ -14,6 +14,11 @@ struct Options {
     bool close = false;
 };
 
+// What a row costs, in multiply-adds.
+inline Index work_of_row(Index parameters, Structure structure) {
+    return parameters * (structure == Structure::full ? parameters / 2 + 4 : 4);
+}
+
 // Adds the rows to the moments (Backend.accumulate in protocol.py). Unless the outcome is `done`, the moments are
 // undefined. Throws std::bad_alloc, before anything is touched.
 Result accumulate(const Rows& rows, const double* weights, Moments& moments, const Options& options, const Isa& isa);

@@ -4,6 +4,7 @@
 
 #include "chains.hpp"
 #include "rowwise.hpp"
+#include "tuning.hpp"
 
 namespace gradhess::cpu {
 namespace {
@@ -54,9 +55,6 @@ Result extend(const Rows& rows, const double* weights, Moments& moments, const W
     Index done = 0;
     Index at = waiting.count;
     int half = at > 0 ? 0 : last;
-    const auto add = [&](const Rows& some, const double* their_weights) {
-        return accumulate(some, their_weights, moments, options, isa);
-    };
     const auto wait = [&](Index count) -> Result {
         const Index bad = form(rows, weights, done, count, waiting.rows[half], waiting.weights[half], at, isa);
         done += count;
@@ -65,13 +63,16 @@ Result extend(const Rows& rows, const double* weights, Moments& moments, const W
     if (at > 0) {
         Result result = wait(std::min(slab - at, rows.samples));
         if (result.outcome != Outcome::done || at + done < slab) return result;
-        result = add(formed_rows(waiting.rows[0], dtype, rows.parameters(), slab), waiting.weights[0]);
+        const Rows formed = formed_rows(waiting.rows[0], dtype, rows.parameters(), slab);
+        Options alone = options;
+        if (slab * work_of_row(formed.features, moments.structure) < tuning::kTeamMinWaitingWork) alone.threads = 1;
+        result = accumulate(formed, waiting.weights[0], moments, alone, isa);
         if (result.outcome != Outcome::done) return result;
         half = last;
         at = 0;
     }
     const Index whole = (rows.samples - done) / slab * slab;
-    Result result = add(part_of(rows, done, whole), weights ? weights + done : nullptr);
+    Result result = accumulate(part_of(rows, done, whole), weights ? weights + done : nullptr, moments, options, isa);
     if (result.outcome != Outcome::done) {
         if (result.row >= 0) result.row += done;
         return result;

@@ -62,6 +62,11 @@ inline constexpr Index kTeamMinComparisons = 8'000;
 // Work, in multiply-adds, below which starting a team of threads costs more than it saves.
 inline constexpr Index kTeamMinWork = 400'000;
 
+// The same for a slab of a stream that small chunks have filled (extend.cpp): its rows are in the cache of the thread
+// that calls, and the others have fallen asleep since the one before. On 2 cores of a Zen 4 (bench/tiny.py, and chunks
+// of 30 to 200 rows) one thread takes as long as two at 128 columns, two thirds of it at 192, and 1.2 times at 256.
+inline constexpr Index kTeamMinWaitingWork = 6'000'000;
+
 // Blocks of a full scatter matrix are shared out whole where the busiest thread then has at most so many times its
 // share of the rows, and so much more for few columns: what sharing every slab costs on 2 cores of a Zen 4 (8% at 512
 // columns, 70% at 64).
