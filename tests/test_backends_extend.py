@@ -129,3 +129,16 @@ def test_the_first_row_that_is_not_finite_and_nothing_that_waits_is_touched(
     assert caught.value.index == row
     assert_same((state, waiting), (state, kept))
     assert waiting.half == kept.half
+
+
+def test_rows_without_weights_among_rows_with_them_count_once(ops):
+    """In room that has held the weights of other rows, in both halves."""
+    rows = rows_of("float64", 1500, 3, None)
+    weights = np.random.default_rng(1).uniform(0, 2, 1500)
+    mixed, whole = empty(rows, "full", True), empty(rows, "full", True)
+    for chunk, (start, stop) in enumerate(itertools.pairwise([0, 300, 700, 1000, 1100, 1300, 1500])):
+        if chunk == 4:
+            weights[start:stop] = 1.0
+        ops.extend(rows.slice(start, stop), None if chunk == 4 else weights[start:stop], *mixed, threads=1)
+    ops.extend(rows, weights, *whole, threads=1)
+    assert_same(mixed, whole)
