@@ -14,7 +14,7 @@
 namespace gradhess::cpu::GRADHESS_ISA {
 
 template <class T>
-inline constexpr Index kLineRows = 64 / static_cast<Index>(sizeof(T));
+inline constexpr Index kLineRows = kLineEntries<T>;
 
 #if GRADHESS_VECTOR_BYTES == 64 || defined(__aarch64__)
 inline constexpr int kLaneRows = 4;  // 32 registers: 16 sums, 4 columns, 1 row

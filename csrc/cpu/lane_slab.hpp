@@ -2,6 +2,8 @@
 // columns, and their products from there. Where a slab has been packed in panels before (its shift was not known, or a
 // team shares it), these are transposed: the same numbers in the same places, so the same bits.
 //
+// Slabs whose rows nearly fill a line or two are multiplied as they are read (rotated_products.hpp).
+//
 // Cost per entry: one load, a product, a difference and an addition where they are wanted, the shuffles that transpose
 // (log2 of the lanes for a vector), one store.
 #pragma once

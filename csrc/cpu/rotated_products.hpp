@@ -6,12 +6,13 @@
 // All distances within and between pieces, up to half way around, are all entries of C; what is met from both sides is
 // taken once.
 //
-// Cost per row: 10 multiply-adds of vectors of 64 bytes and 5 shuffles (float32), 18 and 10 (float64); nothing is
+// Cost per row: 9 multiply-adds of vectors of 64 bytes and 5 shuffles (float32), 18 and 10 (float64); nothing is
 // transposed. Each entry of C is one chain over the rows of the slab, in T, from zero; the sum joins C once. So its
 // bits do not depend on the vector length or on threads, and are those that wider rows have.
 #pragma once
 
 #include <array>
+#include <type_traits>
 #include <utility>
 
 #include "pack.hpp"
@@ -27,8 +28,6 @@ constexpr bool sums_by_rotation(Index parameters) {
     return kRotates && parameters >= kRotatedParametersMin<T> && parameters <= kRotatedParameters;
 }
 
-template <class T>
-inline constexpr int kLineEntries = 64 / static_cast<int>(sizeof(T));
 template <class T>
 inline constexpr int kLines = static_cast<int>(kRotatedParameters) / kLineEntries<T>;
 template <class T>

@@ -13,6 +13,8 @@ inline constexpr int kPieceLanes = 16 / static_cast<int>(sizeof(T));  // of 128 
 template <class T>
 inline constexpr int kPieces = Simd<T>::lanes / kPieceLanes<T>;
 template <class T>
+inline constexpr int kLineEntries = 64 / static_cast<int>(sizeof(T));
+template <class T>
 using LaneNumbers = std::make_integer_sequence<int, Simd<T>::lanes>;
 
 // In every piece the P-tuples of `a` and `b` in turns: those of its first half, or of its second where HIGH.
