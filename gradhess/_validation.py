@@ -191,10 +191,9 @@ def nonnegative_weights(value: Any, name: str, n_rows: int, shape: tuple[int, ..
 
 def finite(array: Float64Array, name: str, *, whole: bool = True) -> Float64Array:
     """``whole`` is False for a piece of an array, where an index would mislead."""
+    # In a third of the time; a large finite number may overflow here, and is looked at again.
     if array.size <= FEW and math.isfinite(np.vdot(array, array)):
-        return (
-            array  # in a third of the time; a large finite number may overflow here, and is looked at again
-        )
+        return array
     index = first_false(np.isfinite(array))
     if index >= 0:
         place = ", ".join(str(int(i)) for i in np.unravel_index(index, array.shape))

@@ -21,14 +21,6 @@ Rows formed_rows(const void* data, DType dtype, Index parameters, Index count) {
     return rows;
 }
 
-template <class T>
-Index first_nonfinite(const T* rows, Index parameters, const double* weights, Index count) {
-    if (all_finite(rows, count * parameters) && all_finite(weights, weights ? count : 0)) return -1;
-    for (Index r = 0; r < count; ++r)
-        if (!all_finite(rows + r * parameters, parameters) || !all_finite(weights + r, weights ? 1 : 0)) return r;
-    return -1;
-}
-
 // Forms rows [first, first + count) from row `at` of a slab on. The first of them that is not finite, or -1.
 Index form(const Rows& rows, const double* weights, Index first, Index count, void* slab, double* slab_weights,
            Index at, const Isa& isa) {
@@ -39,8 +31,9 @@ Index form(const Rows& rows, const double* weights, Index first, Index count, vo
         materialize(part_of(rows, first, count), to, isa);
         if (slab_weights && given) std::copy_n(given, count, slab_weights + at);
         if (slab_weights && !given) std::fill_n(slab_weights + at, count, 1.0);
-        const Index bad = first_nonfinite(to, p, given, count);
-        return bad < 0 ? bad : first + bad;
+        if (all_finite(to, count * p) && all_finite(given, given ? count : 0)) return Index{-1};
+        const DType dtype = sizeof *to == 4 ? DType::f32 : DType::f64;
+        return first + first_nonfinite(formed_rows(to, dtype, p, count), given, 1, isa);
     };
     return computes_in_float(rows.dtype) ? form_as(static_cast<float*>(slab)) : form_as(static_cast<double*>(slab));
 }

@@ -165,6 +165,15 @@ struct RotatedSums {
     typename HalfPart<T>::type half[LAST - FIRST][kHalfParts<T>] = {};
 
     template <int N>
+    GRADHESS_INLINE auto& of() {
+        if constexpr (kRotations<T>[N].half) {
+            return half[N - FIRST];
+        } else {
+            return whole[N - FIRST];
+        }
+    }
+
+    template <int N>
     GRADHESS_INLINE void add(const Lines<T>& left, const Lines<T>& right) {
         constexpr Rotation by = kRotations<T>[N];
         const Vector<T>* from = left.part + by.left * kLineParts<T>;
@@ -175,29 +184,10 @@ struct RotatedSums {
         if constexpr (by.half) {
 #pragma GCC unroll 4
             for (int k = 0; k < kHalfParts<T>; ++k)
-                half[N - FIRST][k] += half_part<T>(turned, k, false) * half_part<T>(to, k, true);
+                of<N>()[k] += half_part<T>(turned, k, false) * half_part<T>(to, k, true);
         } else {
 #pragma GCC unroll 4
-            for (int k = 0; k < kLineParts<T>; ++k)
-                whole[N - FIRST][k] += turned[k] * rotated_part<by.pieces, T>(to, k);
-        }
-    }
-
-    template <int N>
-    void load(const T* sums) {
-        if constexpr (kRotations<T>[N].half) {
-            __builtin_memcpy(half[N - FIRST], sums + N * kLineEntries<T>, sizeof half[0]);
-        } else {
-            __builtin_memcpy(whole[N - FIRST], sums + N * kLineEntries<T>, sizeof whole[0]);
-        }
-    }
-
-    template <int N>
-    void store(T* sums) const {
-        if constexpr (kRotations<T>[N].half) {
-            __builtin_memcpy(sums + N * kLineEntries<T>, half[N - FIRST], sizeof half[0]);
-        } else {
-            __builtin_memcpy(sums + N * kLineEntries<T>, whole[N - FIRST], sizeof whole[0]);
+            for (int k = 0; k < kLineParts<T>; ++k) of<N>()[k] += turned[k] * rotated_part<by.pieces, T>(to, k);
         }
     }
 };
@@ -230,7 +220,9 @@ GRADHESS_INLINE void multiply_pass(const Read& read, Index count, T* sums, doubl
     const auto each = [&]<int... N>(std::integer_sequence<int, N...>, auto move) {
         (move.template operator()<FIRST + N>(), ...);
     };
-    each(all, [&]<int N>() { own.template load<N>(sums); });
+    each(all, [&]<int N>() {
+        __builtin_memcpy(own.template of<N>(), sums + N * kLineEntries<T>, sizeof own.template of<N>());
+    });
     const auto add_tree = [&](const Lines<T>& tree) {
         if (FIRST == 0 && next) {
 #pragma GCC unroll 16
@@ -251,7 +243,9 @@ GRADHESS_INLINE void multiply_pass(const Read& read, Index count, T* sums, doubl
     Index i = 0;
     for (; i + kTreeRows <= count; i += kTreeRows) add_tree(multiply_tree<kTreeRows, true>(read, i, count, own, all));
     if (i < count) add_tree(multiply_tree<kTreeRows, false>(read, i, count, own, all));
-    each(all, [&]<int N>() { own.template store<N>(sums); });
+    each(all, [&]<int N>() {
+        __builtin_memcpy(sums + N * kLineEntries<T>, own.template of<N>(), sizeof own.template of<N>());
+    });
     if constexpr (last < kRotationCount<T>) multiply_pass<last>(read, count, sums, nullptr, nullptr);
 }
 

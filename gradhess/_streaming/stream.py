@@ -42,6 +42,7 @@ SKIP_PART_BYTES: Final = 4 << 20
 
 
 _DIVIDED: Final = nullcontext()
+"""A step during which Ctrl-C may come."""
 
 
 @dataclass(slots=True)

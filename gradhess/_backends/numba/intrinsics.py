@@ -22,14 +22,21 @@ SQUARE_BYTES: Final = 32
 _READ, _L2_CACHE, _DATA = 0, 2, 1
 
 
+_cgutils: Any = cgutils
+"""Numba's own functions, which have no types."""
+
+
+def _item(context: Any, builder: Any, kind: Any, array: Any, indices: Any) -> Any:
+    """The address of an entry of an array of type ``kind``."""
+    view = context.make_array(kind)(context, builder, array)
+    return _cgutils.get_item_pointer(context, builder, kind, view, indices)
+
+
 def _prefetch(typing_context: Any, array: Any, row: Any, column: Any) -> Any:
     """Ask for the cache line of ``array[row, column]``, which may lie outside of the array."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = signature.args[0]
-        matrix = context.make_array(kind)(context, builder, arguments[0])
-        # Numba's own functions have no types.
-        entry = cgutils.get_item_pointer(context, builder, kind, matrix, arguments[1:])  # type: ignore[no-untyped-call]
+        entry = _item(context, builder, signature.args[0], arguments[0], arguments[1:])
         address = builder.bitcast(entry, ir.IntType(8).as_pointer())
         hint = builder.module.declare_intrinsic(
             "llvm.prefetch",
@@ -82,11 +89,8 @@ def _multiply_panels(typing_context: Any, a: Any, b: Any, terms: Any, out: Any) 
             return builder.bitcast(builder.gep(base, [index]), vector.as_pointer())
 
         zero = ir.Constant(vector, [0.0] * lanes)
-        sums = [
-            [cgutils.alloca_once_value(builder, zero) for _ in range(2)]  # type: ignore[no-untyped-call]
-            for _ in range(PANEL_ROWS)
-        ]
-        with cgutils.for_range(builder, arguments[2]) as loop:
+        sums = [[_cgutils.alloca_once_value(builder, zero) for _ in range(2)] for _ in range(PANEL_ROWS)]
+        with _cgutils.for_range(builder, arguments[2]) as loop:
             first = builder.mul(loop.index, word(2 * lanes))
             v = [
                 builder.load(vector_at(right, builder.add(first, word(h * lanes))), align=size)
@@ -120,9 +124,7 @@ def _transpose_square(typing_context: Any, x: Any, row: Any, column: Any, xt: An
         source, row, column, target, at = arguments
 
         def vector_at(which: int, array: Any, indices: list[Any]) -> Any:
-            kind = signature.args[which]
-            view = context.make_array(kind)(context, builder, array)
-            entry = cgutils.get_item_pointer(context, builder, kind, view, indices)  # type: ignore[no-untyped-call]
+            entry = _item(context, builder, signature.args[which], array, indices)
             return builder.bitcast(entry, vector.as_pointer())
 
         number = row.type
