@@ -24,14 +24,22 @@ inline constexpr int kLaneRows = 2;  // 16 registers: 8 sums, 4 columns, 1 row
 inline constexpr int kLaneColumns = 4;
 inline constexpr Index kRowsTogether = 8;
 
-// Memory that is asked for while products are formed, line by line; when there is no more, some that is in cache.
+// Memory that is asked for while products are formed: one line with each line of a tile, and what is to be asked for
+// besides before it. When there is no more, some that is in cache.
 struct NextLines {
     const char* next;
     const char* end;
     const char* idle;
-    Index each;  // with each line of a tile
+    Index each;  // lines for each line of a tile
 
-    GRADHESS_INLINE bool left() const { return next < end; }
+    // Says from where on a tile of so many lines is to ask, and steps over what it will have asked for.
+    GRADHESS_INLINE const char* of_tile(Index lines) {
+        if (next >= end) return idle;
+        const char* first = next;
+        for (Index extra = (each - 1) * lines; extra > 0; --extra, first += 64) __builtin_prefetch(first, 0, 2);
+        next = first + lines * 64;
+        return first;
+    }
 };
 
 template <class Scatter, class T>
@@ -42,7 +50,12 @@ GRADHESS_INLINE void add_four(Scatter* to, const T* from) {
     Terms terms;
     __builtin_memcpy(&sums, to, sizeof sums);
     __builtin_memcpy(&terms, from, sizeof terms);
-    sums += __builtin_convertvector(terms, Sums);
+#if GRADHESS_VECTOR_BYTES > 16
+    if constexpr (sizeof(T) < sizeof(Scatter)) {
+        sums += _mm256_cvtps_pd(terms);  // GCC 12 builds the conversion out of two halves
+    } else
+#endif
+        sums += __builtin_convertvector(terms, Sums);
     __builtin_memcpy(to, &sums, sizeof sums);
 }
 
@@ -62,11 +75,9 @@ __attribute__((noinline)) void multiply_lanes(const T* row, const T* column, Ind
         V sum[entries] = {};
         const T* z = column + part * lanes;
         const T* u = row + part * lanes;
-        const char* next = ahead.left() ? ahead.next : ahead.idle;
-        const Index each = ahead.left() ? ahead.each : 1;
+        const char* next = part == 0 ? ahead.of_tile(lines) : nullptr;
         for (Index line = 0; line < lines; ++line, z += kLineRows<T>, u += kLineRows<T>) {
-            if (part == 0)
-                for (Index k = 0; k < each; ++k, next += 64) __builtin_prefetch(next, 0, 2);
+            if (part == 0) __builtin_prefetch(next + line * 64, 0, 2);
             V b[COLUMNS];
 #pragma GCC unroll 4
             for (int c = 0; c < COLUMNS; ++c) b[c] = rounded(load<V>(z + c * stride));  // in a register, loaded once
@@ -78,7 +89,6 @@ __attribute__((noinline)) void multiply_lanes(const T* row, const T* column, Ind
                     if (wanted(m, c)) sum[m * kLaneColumns + c] += a * b[c];
             }
         }
-        if (part == 0 && ahead.left()) ahead.next = next;
 #pragma GCC unroll 16
         for (int i = 0; i < entries; ++i) sums[part][i] = sum[i];
     }
@@ -140,15 +150,14 @@ GRADHESS_INLINE void multiply_block(const T* left, const LaneColumns<T>& z, Inde
 }
 
 // Rows [begin, end) of C, `begin` a multiple of kLaneColumns: products of the columns `left` (as `z`, or weighted) with
-// those of z. Asks for the memory from `next` to `end_of_next` meanwhile, at least two lines at a time (one: 10% slower
-// at 16 columns of float64).
+// those of z. Asks for the memory from `next` to `end_of_next` meanwhile.
 template <class T, class Scatter>
 inline void multiply_columns_by_lanes(const T* left, const LaneColumns<T>& z, Index begin, Index end,
                                       const Target<Scatter>& target, const char* next, const char* end_of_next) {
     const Index blocks = (end + kLaneColumns - 1) / kLaneColumns;
     const Index steps = blocks * (blocks + 1) / 2 * z.lines;
     const Index each = ((end_of_next - next) / 64 + steps - 1) / steps;
-    NextLines ahead{next, end_of_next, reinterpret_cast<const char*>(z.data), each > 2 ? each : 2};
+    NextLines ahead{next, end_of_next, reinterpret_cast<const char*>(z.data), each > 1 ? each : 1};
     // Eight rows and a block of columns stay in the L1 cache.
     for (Index first = begin; first < end; first += kRowsTogether) {
         const Index last = end - first < kRowsTogether ? end : first + kRowsTogether;

@@ -153,10 +153,16 @@ inline void multiply_tile(const Slab<T>& slab, const T* strip, const Target<Scat
     const Index rows = slab.rows;
     const Index early = far && rows > ROWS * lines ? rows - ROWS * lines : rows;
     Index r = 0;
-    for (; r < early; ++r) {
-        __builtin_prefetch(ahead + r * kCacheLine, 0, 2);
+    const auto next_row = [&] {
         sum.add_products(strip + r * panel, columns, r * panel);
+        ++r;
+    };
+    while (r + 2 <= early) {  // two rows for each turn of the loop: fewer instructions beside the products
+        __builtin_prefetch(ahead + r / 2 * kCacheLine, 0, 2);
+        next_row();
+        next_row();
     }
+    if (r < early) next_row();
     if (r < rows) {  // what the first loop drove out of the nearest cache is called back line by line
         for (int m = 0; m < ROWS; ++m) {
             for (int c = 0; c < lines; ++c, ++r) {
@@ -262,7 +268,7 @@ void rank_update(const Slab<T>& slab, const Tile& tile, const Target<Scatter>& t
             next_strip = nullptr;
             if (!ahead && scratch.ahead < scratch.ahead_end) {
                 ahead = scratch.ahead;
-                scratch.ahead += slab.rows * kCacheLine;
+                scratch.ahead += slab.rows / 2 * kCacheLine;
             }
             return ahead;
         });
