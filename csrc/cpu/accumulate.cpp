@@ -17,6 +17,7 @@
 
 #include "blocks.hpp"
 #include "chains.hpp"
+#include "tiling.hpp"
 
 namespace gradhess::cpu {
 namespace {
@@ -27,7 +28,8 @@ struct SlabWork {
     Slab<T> slab;
     T* trees = nullptr;     // (slab rows / kTreeRows, padded), of which slab.trees is this or null
     double* sum = nullptr;  // (padded,) column sums of the slab
-    std::atomic<Index> next_tile{0};
+    Tiling tiling;
+    TileQueue tiles;
     std::atomic<bool> suspicious{false};
     std::atomic<bool> stop{false};
     Index bad_row = -1;
@@ -109,7 +111,7 @@ class Accumulation {
         std::vector<Buffer> buffers(static_cast<std::size_t>(round));
         Arena::of_this_thread().place([&](Carver& carver) {
             for (std::size_t t = 0; t < works.size(); ++t) {
-                carve_work(carver, works[t]);
+                carve_work(carver, works[t], 1);
                 scratch[t] = carve_scratch(carver);
             }
             for (Buffer& buffer : buffers) blocks_.carve(carver, buffer);
@@ -140,7 +142,7 @@ class Accumulation {
         Buffer buffer;
         std::vector<RowScratch<T>> scratch(static_cast<std::size_t>(threads));
         Arena::of_this_thread().place([&](Carver& carver) {
-            carve_work(carver, work);
+            carve_work(carver, work, threads);
             blocks_.carve(carver, buffer);
             for (auto& own : scratch) own = carve_scratch(carver);
         });
@@ -156,10 +158,20 @@ class Accumulation {
         run_team(threads, walk);
     }
 
-    void carve_work(Carver& carver, Work& work) const {
+    void carve_work(Carver& carver, Work& work, int threads) const {
+        if (moments_.structure == Structure::full) work.tiling = tiling(threads);
+        work.tiles.share_between(threads);
         work.slab = carve_slab<T>(carver, rows_, weighted_, layout_.slab_rows, kernels_.panel);
         work.sum = carver.take<double>(padded_);
         work.trees = carver.take<T>(round_up(layout_.slab_rows, kTreeRows) / kTreeRows * padded_);
+    }
+
+    Tiling tiling(int threads) const {
+        constexpr Index columns = tuning::kTileColumns * 8 / sizeof(T);
+        static_assert(columns >= kLaneParameters<T>);
+        // A tile that is summed by lanes transposes what it needs for itself.
+        const Index height = by_lanes_ && threads == 1 ? kLaneParameters<T> : tuning::kTileRows;
+        return {round_up(parameters_, kernels_.strip_rows), height, columns};
     }
 
     RowScratch<T> carve_scratch(Carver& carver) const {
@@ -190,7 +202,7 @@ class Accumulation {
         if (work.stop.load()) return false;
         if (team.rank == 0) {  // nobody looks at these before the next barrier
             slab.rows = count;
-            work.next_tile = 0;
+            work.tiles.fill(work.tiling.count());
             work.suspicious = false;
         }
 
@@ -311,27 +323,11 @@ class Accumulation {
     }
 
     void update_tiles(Team team, Work& work, RowScratch<T>& scratch, Block& block) {
-        constexpr Index columns = tuning::kTileColumns * 8 / sizeof(T);
-        static_assert(columns >= kLaneParameters<T>);
-        // A tile that is summed by lanes transposes what it needs for itself.
-        const Index height = by_lanes_ && team.size == 1 ? kLaneParameters<T> : tuning::kTileRows;
-        const Index strips = round_up(parameters_, kernels_.strip_rows);
         Scatter* data = blocks_.buffered() ? block.scatter : static_cast<Scatter*>(moments_.scatter);
         const bool own = blocks_.buffered();
         const Target<Scatter> target{data, own ? padded_ : parameters_, parameters_, own};
-        const Index rows_of_tiles = (strips + height - 1) / height;
-        Index column_block = 0;
-        Index before = 0;  // tiles in the column blocks before this one
-        for (Index tile = work.next_tile++;; tile = work.next_tile++) {
-            Index in_block = rows_of_tiles - column_block * columns / height;
-            while (in_block > 0 && tile - before >= in_block) {
-                before += in_block;
-                ++column_block;
-                in_block = rows_of_tiles - column_block * columns / height;
-            }
-            if (in_block <= 0) return;
-            const Index row = (column_block * columns / height + tile - before) * height;
-            const Tile area{row, std::min(row + height, strips), column_block * columns, (column_block + 1) * columns};
+        for (Index tile = work.tiles.take(team.rank); tile >= 0; tile = work.tiles.take(team.rank)) {
+            const Tile area = work.tiling.tile(tile);
             if constexpr (sizeof(Scatter) == 8) {
                 (by_lanes_ ? kernels_.lane_update : kernels_.rank_update)(work.slab, area, target, scratch);
             } else {
