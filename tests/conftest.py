@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,6 +18,10 @@ from gradhess.errors import BackendError
 
 # A Python that a test starts must find the installed package, too, and not the folder it is started in.
 os.environ["PYTHONSAFEPATH"] = "1"
+
+# A shell starts what it runs in the background with interrupts ignored; tests that send one need them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Whether a change lands is no matter of luck: there the examples are the same every time. Elsewhere they are new ones.
 settings.register_profile("fixed", derandomize=True, print_blob=True)

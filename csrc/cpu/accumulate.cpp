@@ -147,7 +147,6 @@ class Accumulation {
             for (auto& own : scratch) own = carve_scratch(carver);
         });
         const auto walk = [&](Team team) {
-            blocks_.touch_total(team);
             for (Index b = 0; b < blocks_.count(); ++b) {
                 if (team.rank == 0) blocks_.start(buffer.moments, b);
                 if (!sum_block(team, work, scratch[static_cast<std::size_t>(team.rank)], buffer.moments, b)) return;

@@ -69,19 +69,6 @@ class Blocks {
         return buffered_ ? block.scatter : static_cast<Scatter*>(moments_.scatter);
     }
 
-    // A total that nothing was added to may lie in memory that the system has not given yet. Where products are added
-    // to it, it would be read first, so mapped as a page of zeros, and mapped again as it is written, which interrupts
-    // every thread of the process; so it is written first, each thread its part.
-    void touch_total(Team team) const {
-        if (buffered_ || moments_.structure != Structure::full || moments_.counts[kRows] + open_rows_ > 0) return;
-        constexpr auto entry = static_cast<Index>(sizeof(Scatter));
-        constexpr Index page = 4096 / entry;
-        constexpr Index large_page = (2 << 20) / entry;
-        auto* total = static_cast<Scatter*>(moments_.scatter);
-        const auto [begin, end] = team.share(parameters_ * parameters_, large_page);
-        for (Index i = begin; i < end; i += page) total[i] = Scatter(0);
-    }
-
     void start(Block& block, Index b) const {
         std::fill_n(block.shift, padded_, 0.0);
         std::fill_n(block.sum, padded_, 0.0);
