@@ -107,11 +107,12 @@ class Accumulation {
             std::max<Index>(1, tuning::kBlockBufferBytesMax / bytes));
         const Index round = std::min(blocks_.count(), per_thread * threads);
         std::vector<Work> works(static_cast<std::size_t>(threads));
+        for (Work& work : works) share_tiles(work, 1);
         std::vector<RowScratch<T>> scratch(works.size());
         std::vector<Buffer> buffers(static_cast<std::size_t>(round));
         Arena::of_this_thread().place([&](Carver& carver) {
             for (std::size_t t = 0; t < works.size(); ++t) {
-                carve_work(carver, works[t], 1);
+                carve_work(carver, works[t]);
                 scratch[t] = carve_scratch(carver);
             }
             for (Buffer& buffer : buffers) blocks_.carve(carver, buffer);
@@ -139,10 +140,11 @@ class Accumulation {
 
     void run_together(int threads) {
         Work work;
+        share_tiles(work, threads);
         Buffer buffer;
         std::vector<RowScratch<T>> scratch(static_cast<std::size_t>(threads));
         Arena::of_this_thread().place([&](Carver& carver) {
-            carve_work(carver, work, threads);
+            carve_work(carver, work);
             blocks_.carve(carver, buffer);
             for (auto& own : scratch) own = carve_scratch(carver);
         });
@@ -157,20 +159,20 @@ class Accumulation {
         run_team(threads, walk);
     }
 
-    void carve_work(Carver& carver, Work& work, int threads) const {
-        if (moments_.structure == Structure::full) work.tiling = tiling(threads);
-        work.tiles.share_between(threads);
+    void carve_work(Carver& carver, Work& work) const {
         work.slab = carve_slab<T>(carver, rows_, weighted_, layout_.slab_rows, kernels_.panel);
         work.sum = carver.take<double>(padded_);
         work.trees = carver.take<T>(round_up(layout_.slab_rows, kTreeRows) / kTreeRows * padded_);
     }
 
-    Tiling tiling(int threads) const {
+    void share_tiles(Work& work, int threads) const {
+        if (moments_.structure != Structure::full) return;
         constexpr Index columns = tuning::kTileColumns * 8 / sizeof(T);
         static_assert(columns >= kLaneParameters<T>);
         // A tile that is summed by lanes transposes what it needs for itself.
         const Index height = by_lanes_ && threads == 1 ? kLaneParameters<T> : tuning::kTileRows;
-        return {round_up(parameters_, kernels_.strip_rows), height, columns};
+        work.tiling = Tiling(round_up(parameters_, kernels_.strip_rows), height, columns);
+        work.tiles.share_between(threads);
     }
 
     RowScratch<T> carve_scratch(Carver& carver) const {

@@ -42,10 +42,7 @@ class Tiling {
 // them meanwhile. Who is done takes from the ends of the others' runs.
 class TileQueue {
  public:
-    void share_between(int threads) {
-        if (runs_.size() != static_cast<std::size_t>(threads))
-            runs_ = std::vector<Run>(static_cast<std::size_t>(threads));
-    }
+    void share_between(int threads) { runs_ = std::vector<Run>(static_cast<std::size_t>(threads)); }
 
     // By one thread, while nobody takes.
     void fill(Index tiles) {
@@ -59,13 +56,11 @@ class TileQueue {
 
     // The next tile for the thread `rank`, or -1.
     Index take(int rank) {
-        const auto own = static_cast<std::size_t>(rank);
-        const Index tile = take_first(runs_[own]);
-        for (std::size_t k = 1; tile < 0 && k < runs_.size(); ++k) {
-            const Index last = take_last(runs_[(own + k) % runs_.size()]);
-            if (last >= 0) return last;
+        for (std::size_t k = 0; k < runs_.size(); ++k) {
+            const Index tile = take_from(runs_[(static_cast<std::size_t>(rank) + k) % runs_.size()], k == 0);
+            if (tile >= 0) return tile;
         }
-        return tile;
+        return -1;
     }
 
  private:
@@ -79,18 +74,13 @@ class TileQueue {
     static Index begin_of(std::uint64_t left) { return static_cast<Index>(left >> 32); }
     static Index end_of(std::uint64_t left) { return static_cast<Index>(left & 0xffffffffu); }
 
-    static Index take_first(Run& run) {
+    // The first tile of a run, or the last one; -1 where none is left.
+    static Index take_from(Run& run, bool first) {
         std::uint64_t left = run.left.load();
         while (begin_of(left) < end_of(left)) {
-            if (run.left.compare_exchange_weak(left, pack(begin_of(left) + 1, end_of(left)))) return begin_of(left);
-        }
-        return -1;
-    }
-
-    static Index take_last(Run& run) {
-        std::uint64_t left = run.left.load();
-        while (begin_of(left) < end_of(left)) {
-            if (run.left.compare_exchange_weak(left, pack(begin_of(left), end_of(left) - 1))) return end_of(left) - 1;
+            const Index tile = first ? begin_of(left) : end_of(left) - 1;
+            const std::uint64_t rest = first ? pack(tile + 1, end_of(left)) : pack(begin_of(left), tile);
+            if (run.left.compare_exchange_weak(left, rest)) return tile;
         }
         return -1;
     }
