@@ -62,6 +62,23 @@ def test_a_batch_with_a_bad_row(ops):
     assert caught.value.index == 4711
 
 
+@pytest.mark.parametrize("d", [3, 70, 257])
+@pytest.mark.parametrize("structure", ["full", "diagonal"])
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("n", [0, 5, 4100])
+def test_what_memory_held_before(ops, d, structure, centred, n):
+    """A result lies in memory that is not cleared first."""
+    rows = oracles.make_rows(max(n, 1), d).slice(0, n)
+    shape = (d, d) if structure == "full" else (d,)
+    for scale in (None, 0.3) if structure == "full" else (None,):
+        rubbish = [np.full(shape, np.nan) for _ in range(4)]
+        del rubbish
+        options = dict(centred=centred, dtype=FLOAT64, scale=scale, threads=2)
+        found = ops.moments(rows, None, structure, **options)
+        steps = stepwise.batch_moments(ops, rows, None, structure, **options)
+        np.testing.assert_array_equal(found.scatter, steps.scatter)
+
+
 def test_results_are_not_shared(ops):
     rows = oracles.make_rows(40, 3, dtype=np.float32)
     options = dict(centred=False, dtype=FLOAT32, scale=1.0, threads=1)

@@ -4,7 +4,6 @@
 #include <pybind11/stl.h>
 
 #include <bit>
-#include <cstring>
 #include <optional>
 #include <string>
 #include <vector>
@@ -179,7 +178,6 @@ py::object batch_moments(const RowsHandle& handle, const OptionalArray& weights,
         std::vector<Index> shape(moments.structure == cpu::Structure::full ? 2 : 1, p);
         py::array array(scatter_f32 ? py::dtype::of<float>() : py::dtype::of<double>(), std::move(shape));
         moments.scatter = array.mutable_data();
-        std::memset(moments.scatter, 0, static_cast<std::size_t>(array.nbytes()));
         scatter = std::move(array);
     }
     moments.location = location.mutable_data();

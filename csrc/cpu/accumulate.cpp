@@ -120,6 +120,7 @@ class Accumulation {
         std::atomic<Index> next{0};
         run_team(threads, [&](Team all) {
             const auto t = static_cast<std::size_t>(all.rank);
+            blocks_.map_total(all);
             for (Index base = 0; base < blocks_.count(); base += round) {
                 const Index end = std::min(blocks_.count(), base + round);
                 for (Index b = next++; b < end; b = next++) {
@@ -149,6 +150,7 @@ class Accumulation {
             for (auto& own : scratch) own = carve_scratch(carver);
         });
         const auto walk = [&](Team team) {
+            blocks_.map_total(team);
             for (Index b = 0; b < blocks_.count(); ++b) {
                 if (team.rank == 0) blocks_.start(buffer.moments, b);
                 if (!sum_block(team, work, scratch[static_cast<std::size_t>(team.rank)], buffer.moments, b)) return;

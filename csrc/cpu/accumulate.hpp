@@ -9,8 +9,8 @@ struct Options {
     Layout layout;
     int threads = 1;
     Interrupt interrupt;
-    // The last block is closed as well, whatever its length: the moments then need no arrays of an open block, and
-    // every block has a scatter of its own.
+    // The last block is closed as well, whatever its length: the moments are empty before, need no arrays of an open
+    // block, and every block has a scatter of its own. What theirs holds does not matter.
     bool close = false;
 };
 

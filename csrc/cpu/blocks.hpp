@@ -2,6 +2,7 @@
 // order. The last one may stay open: it waits in the caller's state for the rows that complete it.
 #pragma once
 
+#include "pages.hpp"
 #include "team.hpp"
 #include "totals.hpp"
 #include "workspace.hpp"
@@ -69,6 +70,19 @@ class Blocks {
         return buffered_ ? block.scatter : static_cast<Scatter*>(moments_.scatter);
     }
 
+    // A total that nothing was added to may lie in memory that the system has not given yet: each thread has its part
+    // of it given. Nothing is written: the total may be a matrix of the caller's that is not zero.
+    void map_total(Team team) const {
+        if (moments_.structure != Structure::full || moments_.counts[kRows] + open_rows_ > 0) return;
+        constexpr auto entry = static_cast<Index>(sizeof(Scatter));
+        const Index entries = parameters_ * parameters_;
+        if (entries * entry < tuning::kMappedBytes) return;
+        const auto [begin, end] = team.share(entries, kLargePage / entry);
+        if (begin == end) return;
+        map_for_writing(static_cast<Scatter*>(moments_.scatter) + begin,
+                        static_cast<std::size_t>((end - begin) * entry));
+    }
+
     void start(Block& block, Index b) const {
         std::fill_n(block.shift, padded_, 0.0);
         std::fill_n(block.sum, padded_, 0.0);
@@ -101,12 +115,15 @@ class Blocks {
         for (Index b = first; b < last; ++b) {
             const Buffer& buffer = buffers[b - first];
             if (buffer.moments.slabs) add_slabs(team, buffer.moments, b);
-            if (buffer.complete) add_scatter(moments_, buffer.moments, buffer.by, buffer.delta, team.rank, team.size);
+            if (buffer.complete)
+                add_scatter(moments_, buffer.moments, buffer.by, buffer.delta, team.rank, team.size, close_ && b == 0);
         }
         team.barrier();  // before the buffers are used again
     }
 
  private:
+    static constexpr Index kLargePage = 2 << 20;
+
     Index scatter_entries() const {
         if (!buffered_) return 0;
         return moments_.structure == Structure::full ? padded_ * padded_ : padded_;

@@ -47,10 +47,10 @@ void find_delta(const Moments& moments, const BlockMoments<Scatter>& block, doub
     }
 }
 
-// Rows rank, rank + size, ... of the total scatter.
+// Rows rank, rank + size, ... of the total scatter. Where `first`, the total is zero, but its memory may hold anything.
 template <class Scatter>
 void add_scatter(Moments& moments, const BlockMoments<Scatter>& block, const Correction& by, const double* delta,
-                 Index rank, Index size) {
+                 Index rank, Index size, bool first = false) {
     Scatter* total = static_cast<Scatter*>(moments.scatter);
     if (moments.structure == Structure::sum || (!block.scatter && by.beta == 0.0)) return;
     const bool diagonal = moments.structure == Structure::diagonal;
@@ -60,6 +60,7 @@ void add_scatter(Moments& moments, const BlockMoments<Scatter>& block, const Cor
         Scatter* to = diagonal ? total : total + i * moments.parameters;
         const Scatter* from = !block.scatter ? nullptr : (diagonal ? block.scatter : block.scatter + i * block.stride);
         const Index begin = diagonal ? i : 0;
+        if (first) std::fill(to + begin, to + i + 1, Scatter(0));
         if (by.beta == 0.0) {
             for (Index j = begin; j <= i; ++j) to[j] += from[j];
         } else if (from) {

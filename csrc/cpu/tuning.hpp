@@ -105,6 +105,10 @@ inline constexpr Index kWideRowBytes = 4096;
 // Entries that a thread checks at a time; starting a thread costs as much as so many.
 inline constexpr Index kCheckedValues = 65536;
 
+// Totals of so many bytes may lie in memory that the system has not given yet (smaller arrays are cut from memory that
+// the process has used before).
+inline constexpr Index kMappedBytes = 256 * 1024;
+
 // A thread keeps its workspace between calls up to this size, so a stream allocates nothing once it runs.
 inline constexpr std::size_t kKeptWorkspaceBytes = 32u << 20;
 
