@@ -14,6 +14,7 @@ import numpy as np
 from gradhess import losses
 from gradhess._arrays import as_numpy, first_false
 from gradhess._backends.outer_rows import OuterRows
+from gradhess._backends.plain import are_plain_glm, are_zero_or_within
 from gradhess._backends.protocol import FLOAT32, FLOAT64, AnyArray, Float64Array, Rows
 from gradhess.errors import InputError, InputTypeError
 from gradhess.losses import Loss
@@ -247,11 +248,8 @@ def factor(value: Any, name: str, length: int, gradients: Any) -> tuple[Float64A
 
 def weights_fit_float32(weights: Float64Array, name: str) -> None:
     """Rows of float32 are multiplied with their weights in float32, which must neither overflow nor vanish there."""
-    if not weights.size or (
-        weights.item(weights.argmax()) <= FLOAT32_WEIGHT_MAX
-        and weights.item(weights.argmin()) >= 1 / FLOAT32_WEIGHT_MAX
-    ):
-        return  # as nearly always; zeros and what is not finite, which both pass, are looked at apart
+    if are_zero_or_within(weights, 1 / FLOAT32_WEIGHT_MAX, FLOAT32_WEIGHT_MAX):
+        return  # as nearly always; what is not finite, which passes as well, is looked at apart
     sizes = np.abs(weights)
     sizes = sizes[np.isfinite(sizes) & (sizes != 0)]
     if sizes.size and not (sizes.max() <= FLOAT32_WEIGHT_MAX and sizes.min() >= 1 / FLOAT32_WEIGHT_MAX):
@@ -288,6 +286,8 @@ def accumulating_output(out: Any, d: int, rows: np.dtype[Any]) -> AnyArray:
 
 def glm_rows(X: Any, y: Any, coef: Any, loss: Loss, *, intercept: Any, sample_weight: Any) -> Rows:
     """The rows of ``glm_gradients``, checked."""
+    if intercept is None and sample_weight is None and are_plain_glm(X, y, coef, loss.name):
+        return Rows(X, "gradient", False, loss.spec, y, coef[np.newaxis])
     data = matrix(X, "X")
     coefficient_rows = coefficients(coef, loss, data.shape)
     k = coefficient_rows.shape[0]

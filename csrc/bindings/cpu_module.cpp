@@ -19,6 +19,7 @@
 #include "../cpu/totals.hpp"
 #include "kronecker_sums.hpp"
 #include "outer_gram.hpp"
+#include "plain_arguments.hpp"
 
 namespace py = pybind11;
 namespace cpu = gradhess::cpu;
@@ -341,6 +342,8 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
     m.def("outer_gram", &gradhess::bindings::outer_gram);
     m.def("kronecker_sums", &gradhess::bindings::kronecker_sums);
     m.def("pair_dependence", &pair_dependence);
+    m.def("are_plain_glm", &gradhess::bindings::are_plain_glm);
+    m.def("are_zero_or_within", &gradhess::bindings::are_zero_or_within);
     m.def("isa_names", &isa_names);
     m.def("compiler", [] { return std::string(__VERSION__); });
     m.def("probe_fma_peak", [](bool single, int threads, double seconds, std::size_t isa) {

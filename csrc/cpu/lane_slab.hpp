@@ -67,8 +67,8 @@ inline void multiply_lane_slab(const Slab<T>& slab, const LaneColumns<T>& z, Ind
                                const Target<Scatter>& target, RowScratch<T>& scratch) {
     const T* left = z.data;
     if (slab.weighted) {
-        for (Index r = 0; r < z.lines * kLineRows<T>; ++r)
-            scratch.lane_weights[r] = r < count ? static_cast<T>(slab.weight[r]) : T(0);
+        for (Index r = 0; r < count; ++r) scratch.lane_weights[r] = static_cast<T>(slab.weight[r]);
+        for (Index r = count; r < z.lines * kLineRows<T>; ++r) scratch.lane_weights[r] = 0;
         weight_columns(z, begin, end, scratch.lane_weights, scratch.weighted_columns);
         left = scratch.weighted_columns;
     }

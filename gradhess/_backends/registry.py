@@ -194,21 +194,24 @@ def use_backend(name: str, *, accuracy: str | None = None) -> BackendChoice:
     return BackendChoice(get(name), accuracy)
 
 
-def num_threads() -> int:
-    """Threads that a call may use: ``set_num_threads``, else the environment, else the CPUs of the process."""
+def num_threads(*, most: int = MAX_THREADS) -> int:
+    """Threads that a call may use: ``set_num_threads``, else the environment, else the CPUs of the process.
+
+    Work that is worth no more than ``most`` threads gets no more: for one, the CPUs are not counted.
+    """
     if _threads is not None:
-        return _threads
+        return min(_threads, most)
     if _VARIABLES is None:
         asked = _threads_asked_for(os.environ.get("GRADHESS_NUM_THREADS"), os.environ.get("OMP_NUM_THREADS"))
     else:
         asked = _threads_encoded(
             _VARIABLES.get(_KEYS["GRADHESS_NUM_THREADS"]), _VARIABLES.get(_KEYS["OMP_NUM_THREADS"])
         )
-    if asked is not None:
-        return asked
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    if asked is not None or most == 1:
+        return min(asked or 1, most)
+    return min(
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, most
+    )
 
 
 @lru_cache(maxsize=8)

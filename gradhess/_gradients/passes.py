@@ -34,6 +34,9 @@ from gradhess.errors import NonFiniteError
 PIECE_PRODUCTS: Final = 1_000_000_000
 """Multiply-adds of a piece on one thread: 0.05 to 0.5 s from the fastest backend to the slowest compiled one."""
 
+ONE_THREAD_PRODUCTS: Final = 200_000
+"""Up to here every backend keeps to one thread, whatever it may have."""
+
 ROW_OVERHEAD: Final = 128
 """What a row costs beside its products (a loss, a few cache misses), in multiply-adds."""
 
@@ -50,9 +53,19 @@ def piece_rows(products_per_row: int, threads: int, slab: int = SLAB_ROWS) -> in
     return max(rows // unit, 1) * unit
 
 
+def _work(n_samples: int, n_parameters: int, structure: Structure) -> int:
+    return n_samples * (_products(n_parameters, structure) + ROW_OVERHEAD)
+
+
+def threads_for(n_samples: int, n_parameters: int, structure: Structure) -> int:
+    """Threads for a sum over so many rows: no more than could be of use."""
+    small = _work(n_samples, n_parameters, structure) <= ONE_THREAD_PRODUCTS
+    return registry.num_threads(most=1 if small else registry.MAX_THREADS)
+
+
 def is_one_piece(n_samples: int, n_parameters: int, structure: Structure) -> bool:
     """Whether a sum over so many rows is so short that nobody would interrupt it."""
-    return n_samples * (_products(n_parameters, structure) + ROW_OVERHEAD) <= PIECE_PRODUCTS
+    return _work(n_samples, n_parameters, structure) <= PIECE_PRODUCTS
 
 
 def moment_pieces(
@@ -101,9 +114,9 @@ def moments(
     scale: float | None = None,
 ) -> BatchMoments:
     """The moments of one batch, finished; with ``scale`` a full scatter is multiplied by it and mirrored as well."""
-    backend, threads = registry.active(), registry.num_threads()
-    n_parameters = rows.n_parameters
-    if is_one_piece(rows.n_samples, n_parameters, structure):
+    n, n_parameters = rows.n_samples, rows.n_parameters
+    backend, threads = registry.active(), threads_for(n, n_parameters, structure)
+    if is_one_piece(n, n_parameters, structure):
         try:
             return backend.moments(
                 rows, weights, structure, centred=centred, dtype=dtype, scale=scale, threads=threads

@@ -224,7 +224,8 @@ class MomentStream:
 
     def _add_piece(self, backend: Backend, piece: Chunk, waiting: Waiting) -> None:
         assert self.state is not None
-        threads = registry.num_threads()
+        n_rows = piece.rows.n_samples + waiting.n
+        threads = passes.threads_for(n_rows, self.state.n_parameters, self.structure)
         try:
             with self._undivided():
                 backend.extend(piece.rows, piece.weights, self.state, waiting, threads=threads)
