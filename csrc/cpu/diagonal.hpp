@@ -133,7 +133,7 @@ void sum_slab(const Rows& rows, Index begin, Index count, const double* shift, S
         const Index n = count - i < scratch.group ? count - i : scratch.group;
         const RowView<T> x = view_rows(rows, begin + i, n, scratch);
         if (rows.kind != RowKind::dense) {
-            loss_terms(rows, x, begin + i, n, scratch, true);
+            loss_terms(rows, x, begin + i, n, scratch, Ask::every_other);
             for (Index r = 0; r < n; ++r) slab.value[i + r] = scratch.value[r];
         }
         at.x = x.data;

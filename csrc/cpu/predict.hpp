@@ -63,6 +63,10 @@ struct Product {
     Index stride;
 };
 
+// Which lines of memory are asked for, kPrefetchBytes ahead of the rows that are read: all, every other one from the
+// first on (somebody else asks for the ones between), or none.
+enum class Ask { every_line, every_other, none };
+
 // As many as there are registers for their sums, over as many rows as a vector has doubles.
 inline constexpr int kProductsAtOnce = GRADHESS_VECTOR_BYTES == 64 ? 3 : 1;
 
@@ -70,7 +74,7 @@ inline constexpr int kProductsAtOnce = GRADHESS_VECTOR_BYTES == 64 ? 3 : 1;
 // EIGHTS is d / 8 where that is known at compile time, else 0.
 template <int EIGHTS, int PRODUCTS, bool SQUARES, class T>
 __attribute__((noinline)) void multiply_wide(const T* x, Index stride, Index count, Index d, const Product* product,
-                                             bool half) {
+                                             Ask ask) {
     constexpr int batch = kDoubleLanes;
     constexpr int vectors = PRODUCTS - (SQUARES ? 1 : 0);
     constexpr Index line_entries = 64 / sizeof(T);
@@ -82,11 +86,12 @@ __attribute__((noinline)) void multiply_wide(const T* x, Index stride, Index cou
         w[q] = product[q].w;
         for (Index j = 8 - d % 8; j < 8; ++j) tail[q][j] = q < vectors ? w[q][d - 8 + j] : 1.0;
     }
-    const Index after_even = half ? 0 : 64;
-    const Index after_odd = 128 - after_even;
+    const Index before = ask == Ask::none ? 0 : tuning::kPrefetchBytes;
+    const Index after_even = ask == Ask::every_line ? 64 : 0;
+    const Index after_odd = ask == Ask::none ? 0 : 128 - after_even;
     const auto multiply_batch = [&](const T* const(&row)[batch], Index i) {
         Lanes8 sums[PRODUCTS][batch];
-        const char* ahead = reinterpret_cast<const char*>(row[0]) + tuning::kPrefetchBytes;
+        const char* ahead = reinterpret_cast<const char*>(row[0]) + before;
         const auto add_eight = [&](Index j) {
 #pragma GCC unroll 8
             for (int r = 0; r < batch; ++r) {
@@ -96,7 +101,8 @@ __attribute__((noinline)) void multiply_wide(const T* x, Index stride, Index cou
                 }
 #pragma GCC unroll 4
                 for (int k = 0; k < Lanes8::parts; ++k) {
-                    const Doubles entry = load_doubles(row[r] + j + k * kDoubleLanes);
+                    Doubles entry = load_doubles(row[r] + j + k * kDoubleLanes);
+                    if (PRODUCTS > 1) entry = rounded(entry);  // in a register: GCC would load it for every product
 #pragma GCC unroll 3
                     for (int q = 0; q < PRODUCTS; ++q)
                         sums[q][r].part[k] += entry * (q < vectors ? load_doubles(w[q] + j + k * kDoubleLanes) : entry);
@@ -193,19 +199,19 @@ inline void multiply_narrow(const T* x, Index stride, Index count, Index d, cons
 }
 
 template <int PRODUCTS, bool SQUARES, class T>
-inline void multiply_some(const T* x, Index stride, Index count, Index d, const Product* product, bool half) {
+inline void multiply_some(const T* x, Index stride, Index count, Index d, const Product* product, Ask ask) {
     switch (d / 8) {
-        case 1: multiply_wide<1, PRODUCTS, SQUARES>(x, stride, count, d, product, half); break;
-        case 2: multiply_wide<2, PRODUCTS, SQUARES>(x, stride, count, d, product, half); break;
-        default: multiply_wide<0, PRODUCTS, SQUARES>(x, stride, count, d, product, half); break;
+        case 1: multiply_wide<1, PRODUCTS, SQUARES>(x, stride, count, d, product, ask); break;
+        case 2: multiply_wide<2, PRODUCTS, SQUARES>(x, stride, count, d, product, ask); break;
+        default: multiply_wide<0, PRODUCTS, SQUARES>(x, stride, count, d, product, ask); break;
     }
 }
 
-// `total` products, of which at(q) is the q-th; only the last may be that of rows with themselves. Where `half`, every
-// other line alone is asked for, from the first on: somebody else asks for the others.
+// `total` products, of which at(q) is the q-th; only the last may be that of rows with themselves.
 template <class T, class At>
-inline void multiply_rows(const T* x, Index stride, Index count, Index d, Index total, At at, bool half = false) {
-    for (Index q = 0; q < total;) {
+inline void multiply_rows(const T* x, Index stride, Index count, Index d, Index total, At at,
+                          Ask ask = Ask::every_line) {
+    for (Index q = 0; q < total; ask = Ask::none) {
         Product product[kProductsAtOnce];
         int n = 0;
         while (n < kProductsAtOnce && q < total) product[n++] = at(q++);
@@ -215,16 +221,16 @@ inline void multiply_rows(const T* x, Index stride, Index count, Index d, Index 
         }
         const bool squares = !product[n - 1].w;
         if (n == 1) {
-            squares ? multiply_some<1, true>(x, stride, count, d, product, half)
-                    : multiply_some<1, false>(x, stride, count, d, product, half);
+            squares ? multiply_some<1, true>(x, stride, count, d, product, ask)
+                    : multiply_some<1, false>(x, stride, count, d, product, ask);
         }
         if constexpr (kProductsAtOnce == 3) {
             if (n == 2)
-                squares ? multiply_some<2, true>(x, stride, count, d, product, half)
-                        : multiply_some<2, false>(x, stride, count, d, product, half);
+                squares ? multiply_some<2, true>(x, stride, count, d, product, ask)
+                        : multiply_some<2, false>(x, stride, count, d, product, ask);
             if (n == 3)
-                squares ? multiply_some<3, true>(x, stride, count, d, product, half)
-                        : multiply_some<3, false>(x, stride, count, d, product, half);
+                squares ? multiply_some<3, true>(x, stride, count, d, product, ask)
+                        : multiply_some<3, false>(x, stride, count, d, product, ask);
         }
     }
 }
@@ -232,9 +238,9 @@ inline void multiply_rows(const T* x, Index stride, Index count, Index d, Index 
 // eta[i * k + q] = x_i . coef_q + intercept_q
 template <class T>
 inline void predict(const T* x, Index stride, Index count, Index d, const double* coef, const double* intercept,
-                    Index k, double* eta, bool half = false) {
+                    Index k, double* eta, Ask ask = Ask::every_line) {
     const auto at = [&](Index q) { return Product{coef + q * d, intercept ? intercept[q] : 0.0, eta + q, k}; };
-    multiply_rows(x, stride, count, d, k, at, half);
+    multiply_rows(x, stride, count, d, k, at, ask);
 }
 
 }  // namespace gradhess::cpu::GRADHESS_ISA
