@@ -23,6 +23,9 @@ from gradhess.errors import InputError, NonFiniteError
 __all__ = ["gpu", "module", "plain_gpu"]
 
 emulated = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+with_sources = pytest.mark.skipif(
+    custom.source_folder() is None, reason="no sources of kernels: installed without the CUDA module"
+)
 
 
 def value(eta, y):
@@ -101,6 +104,7 @@ def test_against_the_host(gpu, d):
         assert np.abs(got - expected).max() <= 200 * 2.0**-52 * (np.abs(expected).max() + 4 * c.sum()), name
 
 
+@with_sources
 @emulated
 @pytest.mark.parametrize(("d", "kernel"), [(7, "narrow_update"), (140, "row_pass")])
 def test_x_is_read_once(gpu, module, d, kernel):
@@ -120,6 +124,7 @@ def test_x_is_read_once(gpu, module, d, kernel):
         assert not {"predictor", "custom"} & set(launched)
 
 
+@with_sources
 @emulated
 def test_compiled_once_for_a_loss_and_a_kernel(gpu):
     X, y, coef, c = problem(60, 9, np.float32)
@@ -162,6 +167,7 @@ def test_rows_that_are_not_finite(gpu, d):
     assert np.isnan(bad.gram().get()).all()
 
 
+@with_sources
 @emulated
 def test_a_kernel_that_cannot_be_launched_is_a_typed_error(gpu, monkeypatch):
     if not gpu.is_standin:
@@ -221,6 +227,7 @@ def source_of(kernel):
     return custom.source(*translated(slope, value), *kernel)
 
 
+@with_sources
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
 def test_nvcc_takes_them_without_a_warning_or_a_spill(architecture, tmp_path):
@@ -255,6 +262,7 @@ def nvrtc():
     return ctypes.CDLL(str(found[0]))
 
 
+@with_sources
 @pytest.mark.parametrize("architecture", ["compute_80", "compute_90"])
 def test_nvrtc_takes_them(architecture):
     """It has no standard headers and no functions of the host, so nvcc cannot stand for it. CuPy gives it -ftz=true,
