@@ -13,7 +13,7 @@ namespace gradhess::bindings {
 namespace py = pybind11;
 using cpu::Index;
 
-// Labels of a loss; the order of gradhess/_validation.py.
+// Labels of a loss; the codes of gradhess/_backends/plain.py.
 enum class Labels : int { real, zero_or_one, not_negative };
 
 // An array of NumPy's own class with so many axes, aligned, and of one of two types in the byte order of the machine.
