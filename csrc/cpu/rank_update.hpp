@@ -244,8 +244,20 @@ GRADHESS_INLINE void multiply_strip(const Slab<T>& slab, const T* strip, const T
     }
 }
 
-// Adds the part of `tile` on and below the diagonal. Where slab.weighted, a weighted copy of each strip is made in
-// scratch.strip.
+// A panel, each row times its weight.
+template <class T>
+GRADHESS_INLINE void weight_panel(const Slab<T>& slab, const T* from, T* to) {
+    constexpr Index panel = kPanel<T>;
+    for (Index r = 0; r < slab.rows; ++r) {
+        const Vector<T> weight = broadcast(static_cast<T>(slab.weight[r]));
+#pragma GCC unroll 4
+        for (Index c = 0; c < panel; c += Simd<T>::lanes)
+            store(to + r * panel + c, load<Vector<T>>(from + r * panel + c) * weight);
+    }
+}
+
+// Adds the part of `tile` on and below the diagonal. Where slab.weighted, a weighted copy of each panel of broadcast
+// operands is made in scratch.strip.
 template <class T, class Scatter>
 void rank_update(const Slab<T>& slab, const Tile& tile, const Target<Scatter>& target, RowScratch<T>& scratch) {
     constexpr int panel = kPanel<T>;
@@ -253,10 +265,8 @@ void rank_update(const Slab<T>& slab, const Tile& tile, const Target<Scatter>& t
     for (Index row = tile.row_begin; row < tile.row_end; row += strip_rows) {
         const T* strip = slab.panels + row / panel * slab.panel_stride + row % panel;
         if (slab.weighted) {
-            for (Index r = 0; r < slab.rows; ++r)
-                for (int m = 0; m < strip_rows; ++m)
-                    scratch.strip[r * panel + m] = strip[r * panel + m] * static_cast<T>(slab.weight[r]);
-            strip = scratch.strip;
+            if (row % panel == 0 || row == tile.row_begin) weight_panel(slab, strip - row % panel, scratch.strip);
+            strip = scratch.strip + row % panel;
         }
         // Packed rows beyond a core's own cache: the panel of the next strip is asked for during the first tile.
         const Index next_panel = (row + strip_rows) / panel;
