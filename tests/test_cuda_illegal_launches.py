@@ -8,10 +8,10 @@ from emulated_cuda import why_not
 from gpu_streams import IllegalLaunches, bits, calls_that_fill_blocks, data, shorten_blocks
 from test_cuda_backend import gpu as plain_gpu
 from test_cuda_backend import module
+from test_cuda_custom import with_sources
 from test_cuda_public import gpu
 
 import gradhess as gh
-from gradhess._backends.cuda import custom
 from gradhess._backends.cupy import layout
 from gradhess.errors import DeviceError, DeviceMemoryError
 
@@ -31,10 +31,10 @@ def short_blocks(monkeypatch, gpu):
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "fp16x3"])
-@pytest.mark.parametrize("kind", ["dense", "weights", "gradients", "custom"])
+@pytest.mark.parametrize(
+    "kind", ["dense", "weights", "gradients", pytest.param("custom", marks=with_sources)]
+)
 def test_each_launch_of_a_call(gpu, module, kind, dtype):
-    if kind == "custom" and custom.source_folder() is None:
-        pytest.skip("no sources of kernels: installed without the CUDA module")
     options, first, arguments = calls_that_fill_blocks(gpu, D, 310)[kind]
     if dtype != "float64":
         if kind in ("gradients", "custom"):

@@ -8,10 +8,7 @@
 #include <new>
 #include <utility>
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
+#include "pages.hpp"
 #include "tuning.hpp"
 
 namespace gradhess::cpu {
@@ -70,14 +67,14 @@ class Arena {
         if (bytes <= capacity_) return;
         memory_.reset();
         capacity_ = 0;
-        constexpr std::size_t page = 2u << 20;  // huge pages where there is enough to fill one
-        const std::size_t alignment = bytes >= page ? page : 4096;
+        const bool large = bytes >= kLargePage;
+        const std::size_t alignment = large ? kLargePage : kPage;
         const std::size_t rounded = (bytes + alignment - 1) / alignment * alignment;
         memory_.reset(static_cast<std::byte*>(std::aligned_alloc(alignment, rounded)));
         if (!memory_) throw std::bad_alloc();
         capacity_ = rounded;
 #ifdef __linux__
-        if (alignment == page) madvise(memory_.get(), rounded, MADV_HUGEPAGE);
+        if (large) madvise(memory_.get(), rounded, MADV_HUGEPAGE);
 #endif
     }
 

@@ -77,7 +77,7 @@ class Blocks {
         constexpr auto entry = static_cast<Index>(sizeof(Scatter));
         const Index entries = parameters_ * parameters_;
         if (entries * entry < tuning::kMappedBytes) return;
-        const auto [begin, end] = team.share(entries, kLargePage / entry);
+        const auto [begin, end] = team.share(entries, static_cast<Index>(kLargePage) / entry);
         if (begin == end) return;
         map_for_writing(static_cast<Scatter*>(moments_.scatter) + begin,
                         static_cast<std::size_t>((end - begin) * entry));
@@ -122,8 +122,6 @@ class Blocks {
     }
 
  private:
-    static constexpr Index kLargePage = 2 << 20;
-
     Index scatter_entries() const {
         if (!buffered_) return 0;
         return moments_.structure == Structure::full ? padded_ * padded_ : padded_;

@@ -57,7 +57,7 @@ def slab_rows(n_parameters: int, structure: str) -> int:
     kept within 4 MiB of float64.
     """
     if structure == "full":
-        return SLAB_ROWS if n_parameters <= BLOCK_BUFFER_MAX_PARAMETERS else WIDE_SLAB_ROWS
+        return SLAB_ROWS if has_block_buffer(n_parameters) else WIDE_SLAB_ROWS
     rows = SLAB_ROWS
     while rows > 1 and rows * n_parameters * 8 > _NARROW_SLAB_BYTES:
         rows //= 2

@@ -207,11 +207,16 @@ def num_threads(*, most: int = MAX_THREADS) -> int:
         asked = _threads_encoded(
             _VARIABLES.get(_KEYS["GRADHESS_NUM_THREADS"]), _VARIABLES.get(_KEYS["OMP_NUM_THREADS"])
         )
-    if asked is not None or most == 1:
-        return min(asked or 1, most)
-    return min(
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, most
-    )
+    if asked is None:
+        asked = 1 if most == 1 else _cpus()
+    return min(asked, most)
+
+
+def _cpus() -> int:
+    """Those that the process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @lru_cache(maxsize=8)
