@@ -86,7 +86,9 @@ __attribute__((noinline)) void multiply_wide(const T* x, Index stride, Index cou
         w[q] = product[q].w;
         for (Index j = 8 - d % 8; j < 8; ++j) tail[q][j] = q < vectors ? w[q][d - 8 + j] : 1.0;
     }
-    const Index before = ask == Ask::none ? 0 : tuning::kPrefetchBytes;
+    const Index batch_bytes = batch * stride * static_cast<Index>(sizeof(T));  // read side by side
+    const Index far_enough = batch_bytes > tuning::kPrefetchBytes ? batch_bytes : tuning::kPrefetchBytes;
+    const Index before = ask == Ask::none ? 0 : far_enough;
     const Index after_even = ask == Ask::every_line ? 64 : 0;
     const Index after_odd = ask == Ask::none ? 0 : 128 - after_even;
     const auto multiply_batch = [&](const T* const(&row)[batch], Index i) {

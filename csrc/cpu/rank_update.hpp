@@ -133,7 +133,17 @@ inline constexpr Index kCacheLine = 64;
 // both (on AVX2 spills cost 15%).
 inline constexpr Index kTurnRows = GRADHESS_VECTOR_BYTES == 64 ? 2 : 1;
 
-// A turn of the loop asks for one line from `ahead` on.
+// Rows for which one line of memory is asked for where packed rows and sums are beyond a core's own cache. A core waits
+// for some 16 lines at a time: if these are all on their way from memory, the operands' lines, which are near, wait too.
+inline constexpr Index kFarTurnRows = 4;
+
+// Lines that the multiply loop asks for beside its own, during one tile.
+template <class T, class Scatter>
+GRADHESS_INLINE Index lines_ahead(const Slab<T>& slab, const Target<Scatter>& target) {
+    return slab.rows / (target.padded ? kTurnRows : kFarTurnRows);
+}
+
+// Asks for lines_ahead lines from `ahead` on.
 template <int ROWS, int VECTORS, bool HALF, int SHORT, class T, class Scatter>
 inline void multiply_tile(const Slab<T>& slab, const T* strip, const Target<Scatter>& target, Index row, Index column,
                           const char* ahead) {
@@ -149,20 +159,36 @@ inline void multiply_tile(const Slab<T>& slab, const T* strip, const Target<Scat
     constexpr int lines = (Sums::columns + line_entries - 1) / line_entries;  // of a row of the tile
     Scatter* const corner = target.data + row * target.stride + column;
     const bool far = !target.padded;  // the caller's matrix, not in cache; it is needed after the loop
-    if (far) {
-        for (int m = 0; m < ROWS; ++m)
-            for (int c = 0; c < lines; ++c) __builtin_prefetch(corner + m * target.stride + c * line_entries, 1, 2);
-    }
     Sums sum;
     const Index rows = slab.rows;
     const Index early = far && rows > ROWS * lines ? rows - ROWS * lines : rows;
     Index r = 0;
     const auto next_rows = [&](Index count) {
-        __builtin_prefetch(ahead + r / kTurnRows * kCacheLine, 0, 2);
         for (const Index end = r + count; r < end; ++r) sum.add_products(strip + r * panel, columns, r * panel);
     };
-    while (r + kTurnRows <= early) next_rows(kTurnRows);
-    if (r < early) next_rows(1);
+    const auto turn = [&] {
+        __builtin_prefetch(ahead, 0, 2);
+        ahead += kCacheLine;
+        next_rows(kTurnRows);
+    };
+    if (far) {
+        const auto far_turn = [&] {
+            turn();
+            for (Index q = kTurnRows; q < kFarTurnRows; q += kTurnRows) next_rows(kTurnRows);
+        };
+        if (early >= ROWS * lines * kFarTurnRows) {
+            for (int m = 0; m < ROWS; ++m) {
+                for (int c = 0; c < lines; ++c) {
+                    __builtin_prefetch(corner + m * target.stride + c * line_entries, 1, 2);
+                    far_turn();
+                }
+            }
+        }
+        while (r + kFarTurnRows <= early) far_turn();
+    } else {
+        while (r + kTurnRows <= early) turn();
+    }
+    while (r < early) next_rows(1);
     if (r < rows) {  // what the first loop drove out of the nearest cache is called back line by line
         for (int m = 0; m < ROWS; ++m) {
             for (int c = 0; c < lines; ++c, ++r) {
@@ -271,14 +297,20 @@ void rank_update(const Slab<T>& slab, const Tile& tile, const Target<Scatter>& t
         // Packed rows beyond a core's own cache: the panel of the next strip is asked for during the first tile.
         const Index next_panel = (row + strip_rows) / panel;
         const char* next_strip = nullptr;
-        if (!target.padded && next_panel != row / panel && next_panel < slab.n_panels)
+        const char* next_strip_end = nullptr;
+        if (!target.padded && next_panel != row / panel && next_panel < slab.n_panels) {
             next_strip = reinterpret_cast<const char*>(slab.panels + next_panel * slab.panel_stride);
+            next_strip_end = next_strip + slab.rows * panel * static_cast<Index>(sizeof(T));
+        }
         multiply_strip(slab, strip, tile, target, row, [&]() -> const char* {
-            const char* ahead = next_strip;
-            next_strip = nullptr;
-            if (!ahead && scratch.ahead < scratch.ahead_end) {
+            const Index asked = lines_ahead(slab, target) * kCacheLine;
+            const char* ahead = nullptr;
+            if (next_strip < next_strip_end) {
+                ahead = next_strip;
+                next_strip += asked;
+            } else if (scratch.ahead < scratch.ahead_end) {
                 ahead = scratch.ahead;
-                scratch.ahead += slab.rows / kTurnRows * kCacheLine;
+                scratch.ahead += asked;
             }
             return ahead;
         });
