@@ -93,12 +93,14 @@ def scatter_of(G):
 
 
 @pytest.mark.parametrize(("d", "dtype"), [(600, np.float64), (1030, np.float32)])
-def test_several_slabs_above_the_block_buffer(ops, d, dtype):
-    rows = oracles.make_rows(1300, d, dtype=dtype)
+@pytest.mark.parametrize("n", [2, 97, 222, 513, 1303])
+def test_several_slabs_above_the_block_buffer(ops, n, d, dtype):
+    """Slabs that end within, before and after the rows during which the kernels ask for memory."""
+    rows = oracles.make_rows(n, d, dtype=dtype)
     state = oracles.accumulate(ops, rows)
     some = np.arange(0, d, 37)
     expected = scatter_of(rows.X[:, some].astype(np.longdouble))
-    bound = 4 * 1300 * np.finfo(dtype).eps * np.diag(expected).max()
+    bound = 4 * n * np.finfo(dtype).eps * np.diag(expected).max()
     oracles.assert_close(state.scatter[np.ix_(some, some)], np.tril(expected), float(bound), "scatter")
 
 

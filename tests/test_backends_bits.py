@@ -12,7 +12,7 @@ import oracles
 import pytest
 
 from gradhess._backends import layout
-from gradhess._backends.protocol import Rows
+from gradhess._backends.protocol import NonFiniteRow, Rows
 
 CASES = {
     "narrow": dict(n=9000, d=9),
@@ -97,6 +97,26 @@ def test_long_slabs(ops, d, dtype):
     for threads, cuts in ((2, ()), (3, (slab,)), (7, (slab, 2 * slab)), (1, (2 * slab,))):
         state = oracles.accumulate(ops, rows, weights, threads=threads, cuts=cuts)
         oracles.assert_same_bits(state, expected)
+
+
+@pytest.mark.parametrize("d", [180, 300])
+def test_blocks_shared_out_and_the_rest_together(ops, d):
+    """More blocks than threads, of which not all threads have the same number: a team works on the others."""
+    rows = oracles.make_rows(
+        3 * layout.BLOCK_ROWS + 700, d, kind="gradient", loss="squared", dtype=np.float32
+    )
+    weights = weights_of(rows)
+    for centred in (True, False):
+        expected = oracles.accumulate(ops, rows, weights, centred=centred, threads=1)
+        for threads, cuts in ((2, ()), (3, ()), (2, (5 * layout.SLAB_ROWS,))):
+            state = oracles.accumulate(ops, rows, weights, centred=centred, threads=threads, cuts=cuts)
+            oracles.assert_same_bits(state, expected)
+    for places in ((rows.n_samples - 1,), (2 * layout.BLOCK_ROWS + 3, 3 * layout.BLOCK_ROWS), (17, 9000)):
+        broken = replace(rows, X=rows.X.copy())
+        broken.X[list(places), d // 2] = np.nan
+        with pytest.raises(NonFiniteRow) as caught:
+            oracles.accumulate(ops, broken, threads=2)
+        assert caught.value.index == places[0]
 
 
 def test_short_slabs_of_wide_diagonals(ops):

@@ -67,12 +67,9 @@ class Accumulation {
         const bool small = per_row * static_cast<double>(rows_.samples) < static_cast<double>(tuning::kTeamMinWork);
         const int threads = small ? 1 : std::max(1, options_.threads);
         polls_ = !small && options_.interrupt.requested;
-        const bool own_blocks = threads > 1 && sums_apart() && blocks_.count() >= threads && shares_well(threads);
-        if (own_blocks) {
-            run_own_blocks(threads);
-        } else {
-            run_together(threads);
-        }
+        const Index own = blocks_to_share_out(threads);
+        if (own > 0) run_own_blocks(threads, own);
+        if (own < blocks_.count() && !stops()) run_together(threads, own);
         Arena::of_this_thread().trim();
         if (bad_row_.load() != kNoRow) return {Outcome::nonfinite, bad_row_.load()};
         return {interrupted_.load() ? Outcome::interrupted : Outcome::done, -1};
@@ -86,26 +83,39 @@ class Accumulation {
     // Whether blocks can be summed apart from the total.
     bool sums_apart() const { return blocks_.buffered() || by_slabs_ || moments_.structure == Structure::sum; }
 
-    // Whether threads with blocks of their own finish together, but for what it costs to share slabs instead.
-    bool shares_well(Index threads) const {
-        if (moments_.structure != Structure::full) return true;
-        const Index last = blocks_.count() - 1;
-        Index rows = (last / threads) * layout_.block_rows;  // of the thread that has most, before the last round
-        rows += last % threads == 0 ? blocks_.end(last) - blocks_.begin(last) : layout_.block_rows;
-        const double share = static_cast<double>(rows_.samples) / static_cast<double>(threads);
-        return static_cast<double>(rows) <=
-               share * (tuning::kTeamCost + tuning::kTeamCostColumns / static_cast<double>(parameters_));
+    // How many blocks are shared out whole; the team works on the others together. Whatever has no full scatter is
+    // shared out. Of the others all are, or as many as all threads have alike, if that is done sooner.
+    Index blocks_to_share_out(Index threads) const {
+        const Index count = blocks_.count();
+        if (threads == 1 || !sums_apart() || count < threads) return 0;
+        if (moments_.structure != Structure::full) return count;
+        const Index last = blocks_.end(count - 1) - blocks_.begin(count - 1);
+        const Index rounds = (last < layout_.block_rows ? count - 1 : count) / threads;
+        // Rows that the busiest thread has if all are; and where the rest is worked on together, as much as so many.
+        Index busiest = (count - 1) / threads * layout_.block_rows;
+        busiest += (count - 1) % threads == 0 ? last : layout_.block_rows;
+        const Index alike = rounds * threads;
+        const Index rest = rows_.samples - (alike > 0 ? blocks_.end(alike - 1) : 0);
+        const double cost = tuning::kTeamCost + tuning::kTeamCostColumns / static_cast<double>(parameters_);
+        const double shared = static_cast<double>(rounds * layout_.block_rows) +
+                              static_cast<double>(rest) * cost / static_cast<double>(threads);
+        const double saved =
+            (static_cast<double>(busiest) - shared) * static_cast<double>(work_of_row(parameters_, moments_.structure));
+        return saved > static_cast<double>(tuning::kTeamMinSaved) ? alike : count;
     }
+
+    bool stops() const { return interrupted_.load() || bad_row_.load() != kNoRow; }
 
     // ---- the two ways to share the work ----
 
-    void run_own_blocks(int threads) {
+    // The first `count` blocks.
+    void run_own_blocks(int threads, Index count) {
         if (by_slabs_) blocks_.keep_slabs();
         const Index bytes = std::max<Index>(1, blocks_.scatter_bytes());
         const Index per_thread = std::min(
             std::clamp(tuning::kBlockBufferBytes / bytes, tuning::kBlockBuffersWanted, tuning::kBlockBuffersMax),
             std::max<Index>(1, tuning::kBlockBufferBytesMax / bytes));
-        const Index round = std::min(blocks_.count(), per_thread * threads);
+        const Index round = std::min(count, per_thread * threads);
         std::vector<Work> works(static_cast<std::size_t>(threads));
         for (Work& work : works) share_tiles(work, 1);
         std::vector<RowScratch<T>> scratch(works.size());
@@ -121,8 +131,8 @@ class Accumulation {
         run_team(threads, [&](Team all) {
             const auto t = static_cast<std::size_t>(all.rank);
             blocks_.map_total(all);
-            for (Index base = 0; base < blocks_.count(); base += round) {
-                const Index end = std::min(blocks_.count(), base + round);
+            for (Index base = 0; base < count; base += round) {
+                const Index end = std::min(count, base + round);
                 for (Index b = next++; b < end; b = next++) {
                     if (all.rank == 0) poll();
                     if (interrupted_.load() || blocks_.begin(b) >= bad_row_.load()) continue;
@@ -131,15 +141,15 @@ class Accumulation {
                     sum_block({}, works[t], scratch[t], block, b);
                 }
                 all.barrier();
-                const bool stop = interrupted_.load() || bad_row_.load() != kNoRow;
-                if (stop) break;
+                if (stops()) break;
                 if (all.rank == 0) next = end;
                 blocks_.add(all, buffers.data(), base, end);
             }
         });
     }
 
-    void run_together(int threads) {
+    // The blocks from `first` on.
+    void run_together(int threads, Index first) {
         Work work;
         share_tiles(work, threads);
         Buffer buffer;
@@ -151,7 +161,7 @@ class Accumulation {
         });
         const auto walk = [&](Team team) {
             blocks_.map_total(team);
-            for (Index b = 0; b < blocks_.count(); ++b) {
+            for (Index b = first; b < blocks_.count(); ++b) {
                 if (team.rank == 0) blocks_.start(buffer.moments, b);
                 if (!sum_block(team, work, scratch[static_cast<std::size_t>(team.rank)], buffer.moments, b)) return;
                 team.barrier();  // every tile of the last slab is in

@@ -134,7 +134,8 @@ inline constexpr Index kCacheLine = 64;
 inline constexpr Index kTurnRows = GRADHESS_VECTOR_BYTES == 64 ? 2 : 1;
 
 // Rows for which one line of memory is asked for where packed rows and sums are beyond a core's own cache. A core waits
-// for some 16 lines at a time: if these are all on their way from memory, the operands' lines, which are near, wait too.
+// for some 16 lines at a time: if these are all on their way from memory, the operands' lines, which are near, wait
+// too.
 inline constexpr Index kFarTurnRows = 4;
 
 // Lines that the multiply loop asks for beside its own, during one tile.

@@ -68,11 +68,15 @@ inline constexpr Index kTeamMinWork = 400'000;
 // of 30 to 200 rows) one thread takes as long as two at 128 columns, two thirds of it at 192, and 1.2 times at 256.
 inline constexpr Index kTeamMinWaitingWork = 6'000'000;
 
-// Blocks of a full scatter matrix are shared out whole where the busiest thread then has at most so many times its
-// share of the rows, and so much more for few columns: what sharing every slab costs on 2 cores of a Zen 4 (8% at 512
-// columns, 70% at 64).
+// What it costs to work on blocks of a full scatter matrix together, compared with blocks of its own for every thread,
+// and how much more for few columns (2 cores of a Zen 4: 8% at 512 columns, 70% at 64).
 inline constexpr double kTeamCost = 1.1;
 inline constexpr double kTeamCostColumns = 48.0;
+
+// Multiply-adds of a thread that it must save to work on the last blocks together after all others had the same number:
+// the team starts once more, with its slab elsewhere. On 2 cores of an Emerald Rapids 20,000 rows take 0.88 to 0.93 of
+// the time at 256 and 384 columns, 0.98 to 1.02 at 128 (8 million saved), 1.1 to 1.2 at 64 (0.6 million).
+inline constexpr Index kTeamMinSaved = 10'000'000;
 
 // Threads of a team that were dismissed so long ago may be asleep (libgomp lets them spin for some ms by default, but
 // not where OMP_WAIT_POLICY is passive). Finding out costs a few us.
