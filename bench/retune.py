@@ -48,7 +48,7 @@ class Trial:
 
 TRIALS = (
     Trial("kGroupBytes", ("8 * 1024", "24 * 1024", "32 * 1024"), (*NARROW, *MIDDLE)),
-    Trial("kGroupRowsMin", ("8", "32", "64"), WIDE),
+    Trial("kGroupRowsMin", ("16", "32"), WIDE),
     Trial("kTileColumns", ("72", "240", "360"), (*MIDDLE, *WIDE)),
     Trial("kTeamMinWork", ("100'000", "200'000", "800'000", "1'600'000"), TINY),
     Trial("kPrefetchBytes", ("1024", "2048", "8192"), (*NARROW, *MIDDLE)),

@@ -61,7 +61,7 @@ GRADHESS_INLINE void add_slab_columns(SlabColumns<T>& at, Index part, bool unit)
         }
         if (r % rows_of_a_line == 0) {
             __builtin_prefetch(at.ahead, 0, 2);
-            at.ahead += LINES * 64;
+            at.ahead += 64;
         }
         return z;
     };
@@ -133,15 +133,15 @@ void sum_slab(const Rows& rows, Index begin, Index count, const double* shift, S
         const Index n = count - i < scratch.group ? count - i : scratch.group;
         const RowView<T> x = view_rows(rows, begin + i, n, scratch);
         if (rows.kind != RowKind::dense) {
-            loss_terms(rows, x, begin + i, n, scratch, Ask::every_other);
+            loss_terms(rows, x, begin + i, n, scratch, 1);
             for (Index r = 0; r < n; ++r) slab.value[i + r] = scratch.value[r];
         }
         at.x = x.data;
         at.stride = x.stride;
         at.count = n;
         at.factor = scratch.factor;
-        // While rows were predicted, every other line was asked for (predict.hpp).
-        at.ahead = reinterpret_cast<const char*>(x.data) + tuning::kPrefetchBytes + (scaled ? 64 : 0);
+        const Index before = scaled ? passes_for(rows.outputs) : 0;
+        at.ahead = AskedAhead::in_pass(before, before + 1, x.data, x.stride, n).from;
         const auto add = [&]<bool SCALED, bool SHIFTED>() {
             diagonal ? add_slab_group<SCALED, SHIFTED, true>(at, rows.features, rows.unit_column)
                      : add_slab_group<SCALED, SHIFTED, false>(at, rows.features, rows.unit_column);

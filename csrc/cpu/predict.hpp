@@ -63,9 +63,25 @@ struct Product {
     Index stride;
 };
 
-// Which lines of memory are asked for, kPrefetchBytes ahead of the rows that are read: all, every other one from the
-// first on (somebody else asks for the ones between), or none.
-enum class Ask { every_line, every_other, none };
+// How far ahead of a group of rows, `row_bytes` apart, memory is asked for: those that are read side by side, at least.
+GRADHESS_INLINE Index bytes_ahead(Index row_bytes) {
+    const Index together = kDoubleLanes * row_bytes;
+    return together > tuning::kPrefetchBytes ? together : tuning::kPrefetchBytes;
+}
+
+// What one of several passes over a group of rows asks for: its share of as many bytes as the group has, so that the
+// memory delivers during all of them.
+struct AskedAhead {
+    const char* from;
+    Index pace;  // bytes for each line of 64 that is read
+
+    template <class T>
+    static AskedAhead in_pass(Index pass, Index passes, const T* x, Index stride, Index count) {
+        const Index row_bytes = stride * static_cast<Index>(sizeof(T));
+        return {reinterpret_cast<const char*>(x) + bytes_ahead(row_bytes) + pass * count * row_bytes / passes,
+                (64 + passes - 1) / passes};
+    }
+};
 
 // As many as there are registers for their sums, over as many rows as a vector has doubles.
 inline constexpr int kProductsAtOnce = GRADHESS_VECTOR_BYTES == 64 ? 3 : 1;
@@ -74,7 +90,7 @@ inline constexpr int kProductsAtOnce = GRADHESS_VECTOR_BYTES == 64 ? 3 : 1;
 // EIGHTS is d / 8 where that is known at compile time, else 0.
 template <int EIGHTS, int PRODUCTS, bool SQUARES, class T>
 __attribute__((noinline)) void multiply_wide(const T* x, Index stride, Index count, Index d, const Product* product,
-                                             Ask ask) {
+                                             const AskedAhead& asked) {
     constexpr int batch = kDoubleLanes;
     constexpr int vectors = PRODUCTS - (SQUARES ? 1 : 0);
     constexpr Index line_entries = 64 / sizeof(T);
@@ -86,20 +102,17 @@ __attribute__((noinline)) void multiply_wide(const T* x, Index stride, Index cou
         w[q] = product[q].w;
         for (Index j = 8 - d % 8; j < 8; ++j) tail[q][j] = q < vectors ? w[q][d - 8 + j] : 1.0;
     }
-    const Index batch_bytes = batch * stride * static_cast<Index>(sizeof(T));  // read side by side
-    const Index far_enough = batch_bytes > tuning::kPrefetchBytes ? batch_bytes : tuning::kPrefetchBytes;
-    const Index before = ask == Ask::none ? 0 : far_enough;
-    const Index after_even = ask == Ask::every_line ? 64 : 0;
-    const Index after_odd = ask == Ask::none ? 0 : 128 - after_even;
+    const Index row_bytes = stride * static_cast<Index>(sizeof(T));
+    const Index pace = asked.pace;
     const auto multiply_batch = [&](const T* const(&row)[batch], Index i) {
         Lanes8 sums[PRODUCTS][batch];
-        const char* ahead = reinterpret_cast<const char*>(row[0]) + before;
+        const char* ahead = asked.from + i * row_bytes * pace / 64;
         const auto add_eight = [&](Index j) {
 #pragma GCC unroll 8
             for (int r = 0; r < batch; ++r) {
                 if (j % line_entries == 0) {  // line after line, whatever row it belongs to
                     __builtin_prefetch(ahead, 0, 2);
-                    ahead += r % 2 ? after_odd : after_even;
+                    ahead += pace;
                 }
 #pragma GCC unroll 4
                 for (int k = 0; k < Lanes8::parts; ++k) {
@@ -201,19 +214,26 @@ inline void multiply_narrow(const T* x, Index stride, Index count, Index d, cons
 }
 
 template <int PRODUCTS, bool SQUARES, class T>
-inline void multiply_some(const T* x, Index stride, Index count, Index d, const Product* product, Ask ask) {
+inline void multiply_some(const T* x, Index stride, Index count, Index d, const Product* product,
+                          const AskedAhead& ahead) {
     switch (d / 8) {
-        case 1: multiply_wide<1, PRODUCTS, SQUARES>(x, stride, count, d, product, ask); break;
-        case 2: multiply_wide<2, PRODUCTS, SQUARES>(x, stride, count, d, product, ask); break;
-        default: multiply_wide<0, PRODUCTS, SQUARES>(x, stride, count, d, product, ask); break;
+        case 1: multiply_wide<1, PRODUCTS, SQUARES>(x, stride, count, d, product, ahead); break;
+        case 2: multiply_wide<2, PRODUCTS, SQUARES>(x, stride, count, d, product, ahead); break;
+        default: multiply_wide<0, PRODUCTS, SQUARES>(x, stride, count, d, product, ahead); break;
     }
 }
 
-// `total` products, of which at(q) is the q-th; only the last may be that of rows with themselves.
+// Passes over a group of rows for so many products.
+inline Index passes_for(Index products) { return (products + kProductsAtOnce - 1) / kProductsAtOnce; }
+
+// `total` products, of which at(q) is the q-th; only the last may be that of rows with themselves. After them the
+// caller makes `later` passes over the rows that ask for memory as well.
 template <class T, class At>
-inline void multiply_rows(const T* x, Index stride, Index count, Index d, Index total, At at,
-                          Ask ask = Ask::every_line) {
-    for (Index q = 0; q < total; ask = Ask::none) {
+inline void multiply_rows(const T* x, Index stride, Index count, Index d, Index total, At at, Index later = 0) {
+    const Index passes = passes_for(total) + later;
+    Index pass = 0;
+    for (Index q = 0; q < total; ++pass) {
+        const AskedAhead ahead = AskedAhead::in_pass(pass, passes, x, stride, count);
         Product product[kProductsAtOnce];
         int n = 0;
         while (n < kProductsAtOnce && q < total) product[n++] = at(q++);
@@ -223,16 +243,16 @@ inline void multiply_rows(const T* x, Index stride, Index count, Index d, Index 
         }
         const bool squares = !product[n - 1].w;
         if (n == 1) {
-            squares ? multiply_some<1, true>(x, stride, count, d, product, ask)
-                    : multiply_some<1, false>(x, stride, count, d, product, ask);
+            squares ? multiply_some<1, true>(x, stride, count, d, product, ahead)
+                    : multiply_some<1, false>(x, stride, count, d, product, ahead);
         }
         if constexpr (kProductsAtOnce == 3) {
             if (n == 2)
-                squares ? multiply_some<2, true>(x, stride, count, d, product, ask)
-                        : multiply_some<2, false>(x, stride, count, d, product, ask);
+                squares ? multiply_some<2, true>(x, stride, count, d, product, ahead)
+                        : multiply_some<2, false>(x, stride, count, d, product, ahead);
             if (n == 3)
-                squares ? multiply_some<3, true>(x, stride, count, d, product, ask)
-                        : multiply_some<3, false>(x, stride, count, d, product, ask);
+                squares ? multiply_some<3, true>(x, stride, count, d, product, ahead)
+                        : multiply_some<3, false>(x, stride, count, d, product, ahead);
         }
     }
 }
@@ -240,9 +260,9 @@ inline void multiply_rows(const T* x, Index stride, Index count, Index d, Index 
 // eta[i * k + q] = x_i . coef_q + intercept_q
 template <class T>
 inline void predict(const T* x, Index stride, Index count, Index d, const double* coef, const double* intercept,
-                    Index k, double* eta, Ask ask = Ask::every_line) {
+                    Index k, double* eta, Index later = 0) {
     const auto at = [&](Index q) { return Product{coef + q * d, intercept ? intercept[q] : 0.0, eta + q, k}; };
-    multiply_rows(x, stride, count, d, k, at, ask);
+    multiply_rows(x, stride, count, d, k, at, later);
 }
 
 }  // namespace gradhess::cpu::GRADHESS_ISA

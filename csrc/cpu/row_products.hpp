@@ -43,15 +43,17 @@ void errors(const Rows& rows, Index first, Index count, double* out, RowScratch<
     });
 }
 
-// Products of a group of rows, one read of it: scratch.eta of gradient rows, and at(0), ..., at(total - 1).
+// Products of a group of rows, one read of it: scratch.eta of gradient rows, and at(0), ..., at(total - 1). `later` as
+// in multiply_rows.
 template <class T, class At>
 GRADHESS_INLINE void predict_and_multiply(const Rows& rows, const RowView<T>& x, Index n, Index total,
-                                          RowScratch<T>& scratch, At at) {
+                                          RowScratch<T>& scratch, At at, Index later = 0) {
     const Index k = rows.kind == RowKind::gradient ? rows.outputs : 0;
-    multiply_rows(x.data, x.stride, n, rows.features, k + total, [&](Index q) {
+    const auto product = [&](Index q) {
         if (q >= k) return at(q - k);
         return Product{rows.coef + q * rows.features, rows.intercept ? rows.intercept[q] : 0.0, scratch.eta + q, k};
-    });
+    };
+    multiply_rows(x.data, x.stride, n, rows.features, k + total, product, later);
 }
 
 // Runs visit(x, i, count) on groups of rows.
@@ -121,12 +123,17 @@ void multiply(const Rows& rows, Index first, Index count, const double* vectors,
 }
 
 // out_c[j] += sum over rows of coefficient_c * x_j, row after row, for COUNT coefficients c and the VECTORS vectors
-// of columns from x on, or the `part` first columns of one vector where that is not zero.
+// of columns from x on, or the `part` first columns of one vector where that is not zero. Asks for memory from
+// ahead.from on.
 template <int VECTORS, int COUNT, bool PART, class T>
 GRADHESS_INLINE void add_tile(const T* x, Index stride, Index n, const double* coefficients, Index step, double* out,
-                              Index width, Index part) {
+                              Index width, Index part, AskedAhead& ahead) {
     static_assert(!PART || VECTORS == 1);
     constexpr int lanes = kDoubleLanes;
+    // Lines asked for with each row. If there is but one coefficient, the pass before asks for all.
+    constexpr int bytes = VECTORS * lanes * static_cast<int>(sizeof(T));
+    constexpr int asks = COUNT == 1 ? 0 : (bytes > 128 ? 2 : 1);
+    const Index further = asks > 0 ? bytes * ahead.pace / (64 * asks) : 0;
     Doubles sum[COUNT][VECTORS];
     for (int c = 0; c < COUNT; ++c)
         for (int v = 0; v < VECTORS; ++v)
@@ -134,6 +141,7 @@ GRADHESS_INLINE void add_tile(const T* x, Index stride, Index n, const double* c
                              : load_doubles(static_cast<const double*>(out) + c * width + v * lanes);
     for (Index r = 0; r < n; ++r) {
         const T* row = x + r * stride;
+        for (int line = 0; line < asks; ++line, ahead.from += further) __builtin_prefetch(ahead.from, 0, 2);
         Doubles entry[VECTORS];
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; ++v)
@@ -158,29 +166,29 @@ GRADHESS_INLINE void add_tile(const T* x, Index stride, Index n, const double* c
 
 template <int COUNT, class T>
 __attribute__((noinline)) void add_columns(const RowView<T>& x, Index n, Index d, bool unit, const double* coefficients,
-                                           Index step, double* out, Index width) {
+                                           Index step, double* out, Index width, AskedAhead ahead) {
     constexpr int lanes = kDoubleLanes;
     constexpr int most = COUNT == 1 ? 8 : (GRADHESS_VECTOR_BYTES == 64 ? 4 : 2);
     Index j = 0;
     for (; j + most * lanes <= d; j += most * lanes)
-        add_tile<most, COUNT, false>(x.data + j, x.stride, n, coefficients, step, out + j, width, 0);
+        add_tile<most, COUNT, false>(x.data + j, x.stride, n, coefficients, step, out + j, width, 0, ahead);
     if constexpr (most > 4) {
         if (j + 4 * lanes <= d) {
-            add_tile<4, COUNT, false>(x.data + j, x.stride, n, coefficients, step, out + j, width, 0);
+            add_tile<4, COUNT, false>(x.data + j, x.stride, n, coefficients, step, out + j, width, 0, ahead);
             j += 4 * lanes;
         }
     }
     if constexpr (most > 2) {
         if (j + 2 * lanes <= d) {
-            add_tile<2, COUNT, false>(x.data + j, x.stride, n, coefficients, step, out + j, width, 0);
+            add_tile<2, COUNT, false>(x.data + j, x.stride, n, coefficients, step, out + j, width, 0, ahead);
             j += 2 * lanes;
         }
     }
     if (j + lanes <= d) {
-        add_tile<1, COUNT, false>(x.data + j, x.stride, n, coefficients, step, out + j, width, 0);
+        add_tile<1, COUNT, false>(x.data + j, x.stride, n, coefficients, step, out + j, width, 0, ahead);
         j += lanes;
     }
-    if (j < d) add_tile<1, COUNT, true>(x.data + j, x.stride, n, coefficients, step, out + j, width, d - j);
+    if (j < d) add_tile<1, COUNT, true>(x.data + j, x.stride, n, coefficients, step, out + j, width, d - j, ahead);
     if (!unit) return;
     for (int c = 0; c < COUNT; ++c) {
         double sum = out[c * width + d];
@@ -199,10 +207,15 @@ void multiply_transposed(const Rows& rows, Index first, Index count, const doubl
     const Index step = scratch.group;
     const Index width = rows.width();
     const bool scaled = rows.kind == RowKind::gradient;
+    constexpr Index together = 4;
+    const Index n_products = vectors ? total : 0;
+    const Index before = passes_for((scaled ? k : 0) + n_products);
+    const Index later = total > 1 ? (total + together - 1) / together : 0;
     for_plain_groups(rows, first, count, scratch, [&](const RowView<T>& x, Index i, Index n) {
-        predict_and_multiply(rows, x, n, vectors ? total : 0, scratch, [&](Index c) {
+        const auto product = [&](Index c) {
             return Product{vectors + c * rows.features, units ? units[c] : 0.0, products + c * step, 1};
-        });
+        };
+        predict_and_multiply(rows, x, n, n_products, scratch, product, later);
         if (scaled) slopes(rows, first + i, n, scratch);
         const double* slope = scratch.slope;
         for (Index c = 0; c < m; ++c) {
@@ -225,11 +238,13 @@ void multiply_transposed(const Rows& rows, Index first, Index count, const doubl
             }
         }
         const auto add = [&]<int COUNT>(Index c) {
-            add_columns<COUNT>(x, n, rows.features, rows.unit_column, products + c * step, step, out + c * width,
-                               width);
+            const AskedAhead ahead =
+                AskedAhead::in_pass(before + c / together, before + std::max<Index>(later, 1), x.data, x.stride, n);
+            add_columns<COUNT>(x, n, rows.features, rows.unit_column, products + c * step, step, out + c * width, width,
+                               ahead);
         };
         Index c = 0;
-        for (; c + 4 <= total; c += 4) add.template operator()<4>(c);
+        for (; c + together <= total; c += together) add.template operator()<together>(c);
         switch (total - c) {
             case 1: add.template operator()<1>(c); break;
             case 2: add.template operator()<2>(c); break;

@@ -20,15 +20,6 @@ Index job_rows(const Rows& rows) {
     return std::clamp<Index>(wanted / 256 * 256, 256, tuning::kRowJob);
 }
 
-// The group shrinks where beside a row so many numbers are kept for it, so that these stay in the L1 cache as well.
-template <class T>
-void leave_room(RowScratch<T>& scratch, const Rows& rows, Index numbers_per_row) {
-    if (std::abs(rows.column_stride) > std::abs(rows.row_stride)) return;  // long pieces of columns
-    const Index wanted = tuning::kGroupBytes / (8 * (rows.features + numbers_per_row));
-    scratch.group =
-        std::clamp<Index>(wanted / tuning::kGroupRowsMin * tuning::kGroupRowsMin, tuning::kGroupRowsMin, scratch.group);
-}
-
 // Runs job(first, count, scratch, extra) for fixed ranges of rows; extra is room for `extra_per_row` doubles a row.
 template <class T, class Job>
 void for_jobs(const Rows& rows, Index extra_per_row, int threads, Index panel, Job job) {
@@ -41,7 +32,7 @@ void for_jobs(const Rows& rows, Index extra_per_row, int threads, Index panel, J
         for (std::size_t t = 0; t < scratch.size(); ++t) {
             scratch[t] = carve_rows<T>(carver, rows, 0, panel);
             extra[t] = carver.take<double>(scratch[t].group * extra_per_row);
-            if (extra_per_row > 1) leave_room(scratch[t], rows, extra_per_row);
+            if (extra_per_row > 1) scratch[t].group = group_rows(rows, extra_per_row);  // shrinks
         }
     });
     share_out(team, jobs, [&](Index j, std::size_t t) {
@@ -143,7 +134,7 @@ void multiply_transposed(const Rows& rows, const double* u, const double* vector
             for (std::size_t t = 0; t < scratch.size(); ++t) {
                 scratch[t] = carve_rows<T>(carver, rows, 0, kernels.panel);
                 products[t] = carver.take<double>(scratch[t].group * m * rows.row_outputs());
-                leave_room(scratch[t], rows, m * rows.row_outputs());
+                scratch[t].group = group_rows(rows, m * rows.row_outputs());  // shrinks
             }
             sums = carver.take<double>(round * entries);
         });

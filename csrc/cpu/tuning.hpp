@@ -10,9 +10,9 @@
 namespace gradhess::cpu::tuning {
 
 // Bytes of X (as float64) that a group of rows may take, so that the second touch of a row (packing, after the
-// prediction) finds it in the L1 cache.
+// prediction) finds it in the L1 cache. Of float32 at least twice as many rows.
 inline constexpr Index kGroupBytes = 16 * 1024;
-inline constexpr Index kGroupRowsMin = 16;
+inline constexpr Index kGroupRowsMin = 8;
 inline constexpr Index kGroupRowsMax = 256;
 
 // Macro tile of the scatter matrix, in columns of float64 (twice as many of float32): one block of packed columns stays

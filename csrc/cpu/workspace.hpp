@@ -11,13 +11,14 @@ namespace gradhess::cpu {
 
 inline Index round_up(Index value, Index multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-// Rows whose features are read twice in a row, so that the second read finds them in cache.
+// Rows whose features are read twice in a row, so that the second read finds them in cache, and `numbers_per_row` that
+// are kept for each of them beside these.
 // Where columns are the contiguous direction, a group is a slab: of each column one long piece is read.
-inline Index group_rows(const Rows& rows) {
+inline Index group_rows(const Rows& rows, Index numbers_per_row = 0) {
     if (std::abs(rows.column_stride) > std::abs(rows.row_stride)) return tuning::kGroupRowsMax;
-    const Index wanted = tuning::kGroupBytes / std::max<Index>(1, rows.features * 8);
-    return std::clamp<Index>(wanted / tuning::kGroupRowsMin * tuning::kGroupRowsMin, tuning::kGroupRowsMin,
-                             tuning::kGroupRowsMax);
+    const Index wanted = tuning::kGroupBytes / std::max<Index>(1, 8 * (rows.features + numbers_per_row));
+    const Index least = tuning::kGroupRowsMin * (computes_in_float(rows.dtype) ? 2 : 1);
+    return std::clamp<Index>(wanted / least * least, least, tuning::kGroupRowsMax);
 }
 
 template <class T>
