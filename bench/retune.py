@@ -51,6 +51,8 @@ TRIALS = (
     Trial("kGroupRowsMin", ("16", "32"), WIDE),
     Trial("kTileColumns", ("72", "240", "360"), (*MIDDLE, *WIDE)),
     Trial("kTeamMinWork", ("100'000", "200'000", "800'000", "1'600'000"), TINY),
+    Trial("kTeamMinSaved", ("1'000'000", "100'000'000"), ((20_000, 64), (20_000, 128), (12_288, 256))),
+    Trial("kFarTurnRows", ("2", "8"), WIDE),
     Trial("kPrefetchBytes", ("1024", "2048", "8192"), (*NARROW, *MIDDLE)),
     Trial("kBlockBufferBytes", ("128 * 1024", "256 * 1024", "1024 * 1024"), (*NARROW, *MIDDLE)),
     Trial("kBlockBuffersWanted", ("1", "2", "8"), MIDDLE),

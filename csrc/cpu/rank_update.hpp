@@ -9,6 +9,7 @@
 #pragma once
 
 #include "reduce.hpp"
+#include "tuning.hpp"
 
 namespace gradhess::cpu::GRADHESS_ISA {
 
@@ -133,15 +134,10 @@ inline constexpr Index kCacheLine = 64;
 // both (on AVX2 spills cost 15%).
 inline constexpr Index kTurnRows = GRADHESS_VECTOR_BYTES == 64 ? 2 : 1;
 
-// Rows for which one line of memory is asked for where packed rows and sums are beyond a core's own cache. A core waits
-// for some 16 lines at a time: if these are all on their way from memory, the operands' lines, which are near, wait
-// too.
-inline constexpr Index kFarTurnRows = 4;
-
 // Lines that the multiply loop asks for beside its own, during one tile.
 template <class T, class Scatter>
 GRADHESS_INLINE Index lines_ahead(const Slab<T>& slab, const Target<Scatter>& target) {
-    return slab.rows / (target.padded ? kTurnRows : kFarTurnRows);
+    return slab.rows / (target.padded ? kTurnRows : tuning::kFarTurnRows);
 }
 
 // Asks for lines_ahead lines from `ahead` on.
@@ -175,9 +171,9 @@ inline void multiply_tile(const Slab<T>& slab, const T* strip, const Target<Scat
     if (far) {
         const auto far_turn = [&] {
             turn();
-            for (Index q = kTurnRows; q < kFarTurnRows; q += kTurnRows) next_rows(kTurnRows);
+            for (Index q = kTurnRows; q < tuning::kFarTurnRows; q += kTurnRows) next_rows(kTurnRows);
         };
-        if (early >= ROWS * lines * kFarTurnRows) {
+        if (early >= ROWS * lines * tuning::kFarTurnRows) {
             for (int m = 0; m < ROWS; ++m) {
                 for (int c = 0; c < lines; ++c) {
                     __builtin_prefetch(corner + m * target.stride + c * line_entries, 1, 2);
@@ -185,7 +181,7 @@ inline void multiply_tile(const Slab<T>& slab, const T* strip, const Target<Scat
                 }
             }
         }
-        while (r + kFarTurnRows <= early) far_turn();
+        while (r + tuning::kFarTurnRows <= early) far_turn();
     } else {
         while (r + kTurnRows <= early) turn();
     }
@@ -295,7 +291,7 @@ void rank_update(const Slab<T>& slab, const Tile& tile, const Target<Scatter>& t
             if (row % panel == 0 || row == tile.row_begin) weight_panel(slab, strip - row % panel, scratch.strip);
             strip = scratch.strip + row % panel;
         }
-        // Packed rows beyond a core's own cache: the panel of the next strip is asked for during the first tile.
+        // Packed rows beyond a core's own cache: the panel of the next strip is asked for during the first tiles.
         const Index next_panel = (row + strip_rows) / panel;
         const char* next_strip = nullptr;
         const char* next_strip_end = nullptr;
