@@ -212,10 +212,10 @@ void multiply_transposed(const Rows& rows, Index first, Index count, const doubl
     const Index before = passes_for((scaled ? k : 0) + n_products);
     const Index later = total > 1 ? (total + together - 1) / together : 0;
     for_plain_groups(rows, first, count, scratch, [&](const RowView<T>& x, Index i, Index n) {
-        const auto product = [&](Index c) {
+        const auto product_at = [&](Index c) {
             return Product{vectors + c * rows.features, units ? units[c] : 0.0, products + c * step, 1};
         };
-        predict_and_multiply(rows, x, n, n_products, scratch, product, later);
+        predict_and_multiply(rows, x, n, n_products, scratch, product_at, later);
         if (scaled) slopes(rows, first + i, n, scratch);
         const double* slope = scratch.slope;
         for (Index c = 0; c < m; ++c) {
