@@ -130,7 +130,7 @@ GRADHESS_INLINE void add_tile(const T* x, Index stride, Index n, const double* c
                               Index width, Index part, AskedAhead& ahead) {
     static_assert(!PART || VECTORS == 1);
     constexpr int lanes = kDoubleLanes;
-    // Lines asked for with each row. If there is but one coefficient, the pass before asks for all.
+    // Lines asked for with each row; of a single coefficient none: the passes before ask for these.
     constexpr int bytes = VECTORS * lanes * static_cast<int>(sizeof(T));
     constexpr int asks = COUNT == 1 ? 0 : (bytes > 128 ? 2 : 1);
     const Index further = asks > 0 ? bytes * ahead.pace / (64 * asks) : 0;
@@ -210,7 +210,8 @@ void multiply_transposed(const Rows& rows, Index first, Index count, const doubl
     constexpr Index together = 4;
     const Index n_products = vectors ? total : 0;
     const Index before = passes_for((scaled ? k : 0) + n_products);
-    const Index later = total > 1 ? (total + together - 1) / together : 0;
+    // Passes for several coefficients: one for a single one does not ask (add_tile).
+    const Index later = (total + together - 2) / together;
     for_plain_groups(rows, first, count, scratch, [&](const RowView<T>& x, Index i, Index n) {
         const auto product_at = [&](Index c) {
             return Product{vectors + c * rows.features, units ? units[c] : 0.0, products + c * step, 1};
