@@ -33,6 +33,7 @@ Shape = tuple[int, int]
 NARROW: tuple[Shape, ...] = ((1_000_000, 16), (300_000, 64))
 MIDDLE: tuple[Shape, ...] = ((100_000, 128), (50_000, 256))
 WIDE: tuple[Shape, ...] = ((20_000, 1024), (4_096, 4096))
+FEW: tuple[Shape, ...] = ((1_000, 64), (4_096, 32), (10_000, 64), (250, 200), (3_000, 256), (20_000, 384))
 TINY: tuple[Shape, ...] = ((500, 16), (2_000, 16), (256, 64), (1_000, 64))
 
 
@@ -51,7 +52,10 @@ TRIALS = (
     Trial("kGroupRowsMin", ("16", "32"), WIDE),
     Trial("kTileColumns", ("72", "240", "360"), (*MIDDLE, *WIDE)),
     Trial("kTeamMinWork", ("100'000", "200'000", "800'000", "1'600'000"), TINY),
-    Trial("kTeamMinSaved", ("1'000'000", "100'000'000"), ((20_000, 64), (20_000, 128), (12_288, 256))),
+    Trial("kTeamCostColumns", ("40.0", "160.0"), FEW),
+    Trial("kTeamStart", ("250'000", "4'000'000"), FEW),
+    Trial("kOwnSlabsStart", ("150'000", "2'400'000"), FEW),
+    Trial("kOwnSlabCost", ("1.0", "1.3"), FEW),
     Trial("kFarTurnRows", ("2", "8"), WIDE),
     Trial("kPrefetchBytes", ("1024", "2048", "8192"), (*NARROW, *MIDDLE)),
     Trial("kBlockBufferBytes", ("128 * 1024", "256 * 1024", "1024 * 1024"), (*NARROW, *MIDDLE)),

@@ -53,7 +53,7 @@ def test_any_number_of_threads(ops, rows, structure):
     [(5, 13_000), (8, 9_000), (12, 6_000), (13, 6_000), (16, 6_000), (27, 3_000), (40, 3_000), (64, 900)],
 )
 def test_a_slab_of_one_thread_or_of_a_team(ops, d, n, dtype):
-    """Few columns in few blocks: where threads outnumber these, a team shares the slabs that one does in a loop."""
+    """Few columns in few blocks: where threads outnumber these, they share out slabs, or a team shares each."""
     rows = oracles.make_rows(n, d, kind="gradient", loss="huber", dtype=dtype, unit_column=d % 2 == 1)
     for weights in (None, weights_of(rows)):
         for centred in (True, False):
@@ -117,6 +117,35 @@ def test_blocks_shared_out_and_the_rest_together(ops, d):
         with pytest.raises(NonFiniteRow) as caught:
             oracles.accumulate(ops, broken, threads=2)
         assert caught.value.index == places[0]
+
+
+@pytest.mark.parametrize("structure", ["full", "diagonal", "sum"])
+@pytest.mark.parametrize(("d", "n"), [(16, 12_000), (64, 4096), (150, 2100), (350, 1500), (1100, 2100)])
+def test_slabs_shared_out_where_blocks_are_few(ops, d, n, structure):
+    """The first slabs of a block, which have no weight, do not give its shift; and it may have rows already."""
+    rows = oracles.make_rows(n, d, kind="gradient", loss="squared", dtype=np.float32)
+    some = weights_of(rows)
+    some[: 2 * layout.SLAB_ROWS] = 0.0
+    for weights in (None, some):
+        for centred in (True, False):
+            case = {"structure": structure, "centred": centred}
+            expected = oracles.accumulate(ops, rows, weights, threads=1, **case)
+            for threads, cut in ((2, None), (3, min(n // 2, layout.BLOCK_ROWS) // 512 * 512), (16, None)):
+                cuts = () if cut is None else (cut,)
+                state = oracles.accumulate(ops, rows, weights, threads=threads, cuts=cuts, **case)
+                oracles.assert_same_bits(state, expected)
+
+
+@pytest.mark.parametrize("structure", ["full", "diagonal", "sum"])
+def test_the_first_bad_row_of_slabs_shared_out(ops, structure):
+    rows = oracles.make_rows(4000, 70, dtype=np.float32)
+    for places in ((3,), (3999,), (300, 2100), (2100, 2101, 3000), (1023, 1024)):
+        broken = replace(rows, X=rows.X.copy())
+        broken.X[list(places), 33] = np.inf
+        for threads in (2, 5):
+            with pytest.raises(NonFiniteRow) as caught:
+                oracles.accumulate(ops, broken, threads=threads, structure=structure)
+            assert caught.value.index == places[0]
 
 
 def test_short_slabs_of_wide_diagonals(ops):

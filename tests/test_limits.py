@@ -62,8 +62,15 @@ ORDERS = pytest.mark.parametrize(("shape", "order"), [("(n, d)", ""), ("(d, n)",
         ),
         (300_000, 40, "gh.glm_gradients(X, y, coef).norms()", 300_000 * 8),
         (40_000, 600, "gh.weighted_gram(X)", 0),  # the warm-up already made a result of that size
+        (4_000, 360, "gh.as_gradients(X).covariance()", 0),  # slabs apart, as below
+        (
+            3_000,
+            4000,
+            "gh.StreamingCovariance('diagonal').partial_fit(X, np.ones(len(X))).location_",
+            3_000 * 8,
+        ),
     ],
-    ids=["gram", "covariance", "stream", "diagonal", "norms", "wide"],
+    ids=["gram", "covariance", "stream", "diagonal", "norms", "wide", "few rows", "few rows, diagonal"],
 )
 def test_extra_memory_is_a_workspace(n, d, job, result, dtype, shape, order):
     used = extra_memory(n, d, job, dtype, shape, order)

@@ -1,11 +1,13 @@
 // One scheduler for every width. A *team* of threads runs the three stages of a slab (prepare, centre and sum, rank
 // update) with a barrier between them; a team of one needs none.
 //
-//   narrow rows, many blocks   each thread is a team of its own and takes whole blocks, each into a buffer, from where
-//                              all threads together add them to the total, in order, when the buffers are full.
-//   otherwise                  all threads are one team and walk the slabs together, sharing rows, panels and tiles.
+//   many blocks          each thread is a team of its own and takes whole blocks, each into a buffer, from where all
+//                        threads together add them to the total, in order, when the buffers are full.
+//   few blocks           each thread is a team of its own and takes slabs, which all together add to their blocks.
+//   one slab, wide rows  all threads are one team and walk the slabs together, sharing rows, panels and tiles.
 //
-// Both do the same arithmetic on every entry, so results do not depend on the choice or on the number of threads.
+// All do the same arithmetic on every entry, so results do not depend on the choice (sharing.hpp) or on the number of
+// threads.
 // Threads meet a few times a round, or three times a slab: a thread that the system has put aside holds the others
 // up, so they should not meet often.
 #include "accumulate.hpp"
@@ -17,6 +19,7 @@
 
 #include "blocks.hpp"
 #include "chains.hpp"
+#include "sharing.hpp"
 #include "tiling.hpp"
 
 namespace gradhess::cpu {
@@ -67,9 +70,15 @@ class Accumulation {
         const bool small = per_row * static_cast<double>(rows_.samples) < static_cast<double>(tuning::kTeamMinWork);
         const int threads = small ? 1 : std::max(1, options_.threads);
         polls_ = !small && options_.interrupt.requested;
-        const Index own = blocks_to_share_out(threads);
-        if (own > 0) run_own_blocks(threads, own);
-        if (own < blocks_.count() && !stops()) run_together(threads, own);
+        const Sharing sharing = share(threads);
+        if (sharing.own_blocks > 0) run_own_blocks(threads, sharing.own_blocks);
+        if (sharing.own_blocks < blocks_.count() && !stops()) {
+            if (sharing.rest == Sharing::Rest::slabs) {
+                run_own_slabs(threads, sharing.own_blocks);
+            } else {
+                run_together(sharing.rest == Sharing::Rest::alone ? 1 : threads, sharing.own_blocks);
+            }
+        }
         Arena::of_this_thread().trim();
         if (bad_row_.load() != kNoRow) return {Outcome::nonfinite, bad_row_.load()};
         return {interrupted_.load() ? Outcome::interrupted : Outcome::done, -1};
@@ -80,51 +89,40 @@ class Accumulation {
     using Block = BlockMoments<Scatter>;
     using Buffer = BlockBuffer<Scatter>;
 
+    // What a thread needs that works on slabs of its own.
+    struct Single {
+        Work work;
+        RowScratch<T> scratch;
+    };
+    using Singles = std::vector<Single>;
+
     // Whether blocks can be summed apart from the total.
     bool sums_apart() const { return blocks_.buffered() || by_slabs_ || moments_.structure == Structure::sum; }
 
-    // How many blocks are shared out whole; the team works on the others together. Whatever has no full scatter is
-    // shared out. Of the others all are, or as many as all threads have alike, if that is done sooner.
-    Index blocks_to_share_out(Index threads) const {
-        const Index count = blocks_.count();
-        if (threads == 1 || !sums_apart() || count < threads) return 0;
-        if (moments_.structure != Structure::full) return count;
-        const Index last = blocks_.end(count - 1) - blocks_.begin(count - 1);
-        const Index rounds = (last < layout_.block_rows ? count - 1 : count) / threads;
-        // Rows that the busiest thread has if all are; and where the rest is worked on together, as much as so many.
-        Index busiest = (count - 1) / threads * layout_.block_rows;
-        busiest += (count - 1) % threads == 0 ? last : layout_.block_rows;
-        const Index alike = rounds * threads;
-        const Index rest = rows_.samples - (alike > 0 ? blocks_.end(alike - 1) : 0);
-        const double cost = tuning::kTeamCost + tuning::kTeamCostColumns / static_cast<double>(parameters_);
-        const double shared = static_cast<double>(rounds * layout_.block_rows) +
-                              static_cast<double>(rest) * cost / static_cast<double>(threads);
-        const double saved =
-            (static_cast<double>(busiest) - shared) * static_cast<double>(work_of_row(parameters_, moments_.structure));
-        return saved > static_cast<double>(tuning::kTeamMinSaved) ? alike : count;
+    Sharing share(int threads) const {
+        if (threads == 1) return {0, Sharing::Rest::alone};
+        if (!sums_apart()) return {0, Sharing::Rest::together};
+        return share_rows({.rows = rows_.samples,
+                           .first_block = blocks_.end(0),
+                           .threads = threads,
+                           .parameters = parameters_,
+                           .structure = moments_.structure,
+                           .layout = layout_,
+                           .slabs_apart = blocks_.part_bytes() <= tuning::kOwnSlabBytes});
     }
 
     bool stops() const { return interrupted_.load() || bad_row_.load() != kNoRow; }
 
-    // ---- the two ways to share the work ----
+    // ---- the ways to share the work ----
 
     // The first `count` blocks.
     void run_own_blocks(int threads, Index count) {
         if (by_slabs_) blocks_.keep_slabs();
-        const Index bytes = std::max<Index>(1, blocks_.scatter_bytes());
-        const Index per_thread = std::min(
-            std::clamp(tuning::kBlockBufferBytes / bytes, tuning::kBlockBuffersWanted, tuning::kBlockBuffersMax),
-            std::max<Index>(1, tuning::kBlockBufferBytesMax / bytes));
-        const Index round = std::min(count, per_thread * threads);
-        std::vector<Work> works(static_cast<std::size_t>(threads));
-        for (Work& work : works) share_tiles(work, 1);
-        std::vector<RowScratch<T>> scratch(works.size());
+        const Index round = std::min(count, kept_by_thread(blocks_.scatter_bytes()) * threads);
+        Singles singles = single_threads(threads);
         std::vector<Buffer> buffers(static_cast<std::size_t>(round));
         Arena::of_this_thread().place([&](Carver& carver) {
-            for (std::size_t t = 0; t < works.size(); ++t) {
-                carve_work(carver, works[t]);
-                scratch[t] = carve_scratch(carver);
-            }
+            carve_singles(carver, singles);
             for (Buffer& buffer : buffers) blocks_.carve(carver, buffer);
         });
         std::atomic<Index> next{0};
@@ -138,7 +136,7 @@ class Accumulation {
                     if (interrupted_.load() || blocks_.begin(b) >= bad_row_.load()) continue;
                     Block& block = buffers[static_cast<std::size_t>(b - base)].moments;
                     blocks_.start(block, b);
-                    sum_block({}, works[t], scratch[t], block, b);
+                    sum_block({}, singles[t].work, singles[t].scratch, block, b);
                 }
                 all.barrier();
                 if (stops()) break;
@@ -146,6 +144,80 @@ class Accumulation {
                 blocks_.add(all, buffers.data(), base, end);
             }
         });
+    }
+
+    // The blocks from `first` on, as many at a time as there are threads.
+    void run_own_slabs(int threads, Index first) {
+        const Index count = blocks_.count();
+        const Index together = std::min<Index>(count - first, threads);
+        if (by_slabs_) blocks_.keep_slabs();
+        const Index round =
+            std::min(kept_by_thread(blocks_.part_bytes()) * threads, blocks_.slabs(first, first + together).size());
+        Singles singles = single_threads(threads);
+        std::vector<Buffer> buffers(static_cast<std::size_t>(together));
+        std::vector<Block> parts(static_cast<std::size_t>(round));
+        TileQueue queue;
+        queue.share_between(threads);
+        Arena::of_this_thread().place([&](Carver& carver) {
+            carve_singles(carver, singles);
+            for (Buffer& buffer : buffers) blocks_.carve(carver, buffer);
+            for (Block& part : parts) blocks_.carve_part(carver, part);
+        });
+        run_team(threads, [&](Team all) {
+            Single& own = singles[static_cast<std::size_t>(all.rank)];
+            blocks_.map_total(all);
+            for (Index base = first; base < count; base += together) {
+                const Index end = std::min(count, base + together);
+                const SlabRange slabs = blocks_.slabs(base, end);
+                for (Index b = base + all.rank; b < end; b += all.size)
+                    open_block(own, buffers[static_cast<std::size_t>(b - base)], b);
+                for (Index at = slabs.begin; at < slabs.end; at += round) {
+                    const Index n = std::min(round, slabs.end - at);
+                    if (all.rank == 0) queue.fill(n);
+                    all.barrier();  // the blocks have their shifts
+                    for (Index k = queue.take(all.rank); k >= 0; k = queue.take(all.rank)) {
+                        if (all.rank == 0) poll();
+                        sum_part(own, parts[static_cast<std::size_t>(k)], at + k, buffers.data(), base);
+                    }
+                    all.barrier();
+                    if (stops()) return;
+                    blocks_.add_parts(all, buffers.data(), base, parts.data(), at, at + n);
+                }
+                all.barrier();  // a block that stays open is put away by one thread
+                blocks_.add(all, buffers.data(), base, end);
+            }
+        });
+    }
+
+    // Starts block b, and sums its first slabs into it, up to the one that gives its shift.
+    void open_block(Single& own, Buffer& buffer, Index b) {
+        Block& block = buffer.moments;
+        blocks_.start(block, b);
+        Index row = blocks_.begin(b);
+        while (finds_shift(block) && row < blocks_.end(b) && row < bad_row_.load()) {
+            const Index rows = std::min(layout_.slab_rows, blocks_.end(b) - row);
+            if (!add_slab({}, own.work, own.scratch, block, row, rows)) return;
+            row += rows;
+        }
+        buffer.summed = row;
+    }
+
+    // Sums a slab, if that is not done yet: into its block, where the ones before it are, otherwise into `part`.
+    void sum_part(Single& own, Block& part, Index slab, Buffer* buffers, Index base) {
+        const Index first = blocks_.first_row(slab);
+        const Index b = blocks_.block_of(slab);
+        const Index rows = std::min(layout_.slab_rows, blocks_.end(b) - first);
+        Buffer& buffer = buffers[b - base];
+        const Index summed = buffer.summed.load(std::memory_order_acquire);
+        part.rows = 0;
+        if (first < summed || first >= bad_row_.load() || interrupted_.load()) return;
+        if (first == summed) {
+            if (add_slab({}, own.work, own.scratch, buffer.moments, first, rows))
+                buffer.summed.store(first + rows, std::memory_order_release);
+        } else {
+            blocks_.start_part(part, buffer.moments);
+            add_slab({}, own.work, own.scratch, part, first, rows);
+        }
     }
 
     // The blocks from `first` on.
@@ -169,6 +241,27 @@ class Accumulation {
             }
         };
         run_team(threads, walk);
+    }
+
+    Singles single_threads(int threads) const {
+        Singles singles(static_cast<std::size_t>(threads));
+        for (Single& own : singles) share_tiles(own.work, 1);
+        return singles;
+    }
+
+    void carve_singles(Carver& carver, Singles& singles) const {
+        for (Single& own : singles) {
+            carve_work(carver, own.work);
+            own.scratch = carve_scratch(carver);
+        }
+    }
+
+    // How many blocks or slabs of so many bytes a thread keeps, until all together add them.
+    static Index kept_by_thread(Index bytes) {
+        const Index each = std::max<Index>(1, bytes);
+        return std::min(
+            std::clamp(tuning::kBlockBufferBytes / each, tuning::kBlockBuffersWanted, tuning::kBlockBuffersMax),
+            std::max<Index>(1, tuning::kBlockBufferBytesMax / each));
     }
 
     void carve_work(Carver& carver, Work& work) const {
@@ -243,7 +336,9 @@ class Accumulation {
     }
 
     // The first slab that has any weight gives the shift: the ones before it add nothing, whatever they hold.
-    bool finds_shift(const Block& block) const { return moments_.centred && block.weight == 0.0; }
+    bool finds_shift(const Block& block) const {
+        return moments_.centred && !block.part_of_block && block.weight == 0.0;
+    }
 
     bool add_fused_slab(Team team, Work& work, RowScratch<T>& scratch, Block& block, Index first, Index count) {
         const double* shift = moments_.centred ? block.shift : nullptr;

@@ -2,6 +2,8 @@
 // order. The last one may stay open: it waits in the caller's state for the rows that complete it.
 #pragma once
 
+#include <atomic>
+
 #include "pages.hpp"
 #include "team.hpp"
 #include "totals.hpp"
@@ -15,6 +17,13 @@ struct BlockBuffer {
     double* delta = nullptr;  // (padded,)
     Correction by;
     bool complete = false;
+    std::atomic<Index> summed{0};  // rows before this one are in the block, where slabs are summed apart
+};
+
+// Slabs [begin, end), counted from the first row of the first block.
+struct SlabRange {
+    Index begin, end;
+    Index size() const { return end - begin; }
 };
 
 template <class Scatter>
@@ -42,6 +51,13 @@ class Blocks {
     Index begin(Index b) const { return std::max<Index>(0, b * block_rows_ - open_rows_); }
     Index end(Index b) const { return std::min(samples_, (b + 1) * block_rows_ - open_rows_); }
 
+    // The slabs of the job's rows in blocks [first, last), and what belongs to one.
+    SlabRange slabs(Index first, Index last) const {
+        return {(open_rows_ + begin(first)) / slab_rows_, (open_rows_ + end(last - 1) + slab_rows_ - 1) / slab_rows_};
+    }
+    Index first_row(Index slab) const { return slab * slab_rows_ - open_rows_; }
+    Index block_of(Index slab) const { return slab * slab_rows_ / block_rows_; }
+
     // Of the scatters that belong to one block.
     Index scatter_bytes() const {
         return (by_slabs_ ? slab_entries() : scatter_entries()) * static_cast<Index>(sizeof(Scatter));
@@ -62,6 +78,19 @@ class Blocks {
             block.stride = padded_;
         }
         if (by_slabs_) block.slabs = carver.take<Scatter>(slab_entries());
+    }
+
+    // A slab of a block that is summed apart. If the block keeps those of its slabs, it has the diagonal.
+    void carve_part(Carver& carver, Block& part) const {
+        part.sum = carver.take<double>(padded_);
+        if (buffered_) {
+            part.scatter = carver.take<Scatter>(scatter_entries());
+            part.stride = padded_;
+        }
+        part.part_of_block = true;
+    }
+    Index part_bytes() const {
+        return scatter_entries() * static_cast<Index>(sizeof(Scatter)) + padded_ * static_cast<Index>(sizeof(double));
     }
 
     // Where the squares of the slab go whose first row is `first`.
@@ -91,6 +120,38 @@ class Blocks {
         block.weight = block.weight_squares = block.loss = 0.0;
         block.rows = 0;
         if (b == 0 && open_rows_ > 0) load_open(block);
+    }
+
+    void start_part(Block& part, const Block& block) const {
+        part.shift = block.shift;
+        part.slabs = block.slabs;
+        std::fill_n(part.sum, padded_, 0.0);
+        clear(part.scatter);
+        part.weight = part.weight_squares = part.loss = 0.0;
+        part.rows = 0;
+    }
+
+    // Adds slabs [begin, end), which were summed apart, to their blocks, in order; the team shares the entries.
+    void add_parts(Team team, Buffer* buffers, Index base, const Block* parts, Index begin, Index end) const {
+        const auto [first_entry, last_entry] = team.share(parameters_, 8);
+        const Index rows = !buffered_ ? 0 : moments_.structure == Structure::full ? parameters_ : 1;
+        for (Index slab = begin; slab < end; ++slab) {
+            const Block& part = parts[slab - begin];
+            if (part.rows == 0) continue;
+            Buffer& buffer = buffers[block_of(slab) - base];
+            Block& block = buffer.moments;
+            for (Index j = first_entry; j < last_entry; ++j) block.sum[j] += part.sum[j];
+            for (Index i = team.rank; i < rows; i += team.size) {
+                const Index length = moments_.structure == Structure::full ? i + 1 : parameters_;
+                for (Index j = 0; j < length; ++j) block.scatter[i * padded_ + j] += part.scatter[i * padded_ + j];
+            }
+            if (team.rank > 0) continue;
+            block.weight += part.weight;
+            block.weight_squares += part.weight_squares;
+            block.loss += part.loss;
+            block.rows += part.rows;
+            buffer.summed = first_row(slab) + slab_rows_;
+        }
     }
 
     // Adds blocks [first, last) to the totals, in order, from buffers[0], ...: first the scalars, which each need the

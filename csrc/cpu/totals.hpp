@@ -20,6 +20,7 @@ struct BlockMoments {
     double weight_squares = 0.0;
     double loss = 0.0;
     Index rows = 0;
+    bool part_of_block = false;  // a slab, which has the shift of its block
 };
 
 // The two rank-one corrections that Chan's formula asks for when a block (W_b, shift + S / W_b) joins a total

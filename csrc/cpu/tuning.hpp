@@ -68,15 +68,21 @@ inline constexpr Index kTeamMinWork = 400'000;
 // of 30 to 200 rows) one thread takes as long as two at 128 columns, two thirds of it at 192, and 1.2 times at 256.
 inline constexpr Index kTeamMinWaitingWork = 6'000'000;
 
-// What it costs to work on blocks of a full scatter matrix together, compared with blocks of its own for every thread,
-// and how much more for few columns (2 cores of a Zen 4: 8% at 512 columns, 70% at 64).
+// What it costs to work on blocks together, compared with blocks of its own for every thread: for a full scatter
+// matrix, how much more for few columns, and for diagonals and sums; and to start, in multiply-adds of one thread.
+// Measured on 2 cores of an Emerald Rapids with 256 to 6000 rows (64 columns: 2.5 to 3 times, 16: 5.4;
+// bench/README.md).
 inline constexpr double kTeamCost = 1.1;
-inline constexpr double kTeamCostColumns = 48.0;
+inline constexpr double kTeamCostColumns = 80.0;
+inline constexpr double kTeamCostVectors = 3.0;
+inline constexpr Index kTeamStart = 1'000'000;
 
-// Multiply-adds of a thread that it must save to work on the last blocks together after all others had the same number:
-// the team starts once more, with its slab elsewhere. On 2 cores of an Emerald Rapids 20,000 rows take 0.88 to 0.93 of
-// the time at 256 and 384 columns, 0.98 to 1.02 at 128 (8 million saved), 1.1 to 1.2 at 64 (0.6 million).
-inline constexpr Index kTeamMinSaved = 10'000'000;
+// The same where every thread has slabs of its own: it starts in some 20 us. And the largest scatter matrix that is
+// kept for a slab, so that those of a thread, its block and its rows stay below 4 MiB.
+inline constexpr double kOwnSlabCost = 1.1;
+inline constexpr Index kOwnSlabsStart = 600'000;
+inline constexpr Index kOwnSlabsStartVectors = 150'000;
+inline constexpr Index kOwnSlabBytes = 1024 * 1024;
 
 // Threads of a team that were dismissed so long ago may be asleep (libgomp lets them spin for some ms by default, but
 // not where OMP_WAIT_POLICY is passive). Finding out costs a few us.
