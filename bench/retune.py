@@ -62,6 +62,8 @@ TRIALS = (
     Trial("kBlockBuffersWanted", ("1", "2", "8"), MIDDLE),
     Trial("kRowJob", ("1024", "2048", "8192"), NARROW, ("gram_matvec", "norms")),
     Trial("kRowJobBytes", ("1024 * 1024", "4096 * 1024"), (*MIDDLE, *WIDE), ("gram_matvec", "norms")),
+    Trial("kRowJobsWanted", ("4", "64"), FEW, ("gram_matvec", "norms")),
+    Trial("kRowThreadBytes", ("256 * 1024", "4096 * 1024"), FEW, ("gram_matvec", "norms")),
     Trial("kAskedColumnsBytes", ("0", "1024 * 1024"), (*NARROW, *MIDDLE), ("Fortran order",)),
 )
 SMALLEST_GAIN = 1.01

@@ -72,3 +72,31 @@ def test_log1p_is_within_its_bound(ops):
         exact = np.array([np.log1p(np.exp(np.longdouble(eta)))])
         # the argument e^eta brings its own error of MAX_ULP
         assert ulp_error(state.scalars[[protocol.LOSS]], exact) <= 2 * MAX_ULP
+
+
+@pytest.mark.parametrize("k", [2, 3, 7, 8, 9, 16, 17, 40])
+def test_softmax_at_every_edge_of_a_vector(ops, k):
+    """As many classes and rows as fill vectors, and others; eta is what the single feature is multiplied by."""
+    rng = np.random.default_rng(k)
+    for n in (1, 2, 7, 8, 9, 300):
+        x = rng.uniform(-30, 30, n)
+        labels = rng.integers(0, k, n)
+        coef = rng.standard_normal((k, 1))
+        rows = Rows(x[:, None], "gradient", False, LossSpec("softmax"), labels.astype(np.float64), coef, None)
+        eta = (x[:, None] * coef[:, 0]).astype(np.longdouble)
+        powers = np.exp(eta - eta.max(axis=1, keepdims=True))
+        P = powers / powers.sum(axis=1, keepdims=True)
+        exact = P.copy()
+        others = np.where(np.arange(k) == labels[:, None], 0, P).sum(axis=1)
+        exact[np.arange(n), labels] = -others
+        # as many roundings as there are classes, in sums of positive terms, those of the terms, and of their arguments
+        spread = float((eta.max(axis=1) - eta.min(axis=1)).max())
+        bound = (2 * k + 2 * MAX_ULP + 4 + spread) * np.finfo(np.float64).eps
+        got = ops.errors(rows, threads=1)
+        np.testing.assert_allclose(got.astype(np.longdouble), exact, rtol=bound, atol=0)
+        state = MomentState.empty(k, "sum", centred=False)
+        ops.accumulate(rows, None, state, threads=1)
+        ops.close_block(state)
+        own = eta[np.arange(n), labels]
+        terms = np.log(powers.sum(axis=1)) + (eta.max(axis=1) - own)
+        assert state.scalars[protocol.LOSS] == pytest.approx(float(terms.sum()), rel=bound + n * 2.0**-53)

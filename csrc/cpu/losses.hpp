@@ -2,9 +2,7 @@
 // The formulas are those of gradhess/_backends/loss_formulas.py.
 #pragma once
 
-#include <cmath>
-
-#include "vector_math.hpp"
+#include "softmax.hpp"
 
 namespace gradhess::cpu::GRADHESS_ISA {
 
@@ -83,32 +81,6 @@ GRADHESS_INLINE void evaluate(Formula formula, const double* eta, const double* 
     for (Index r = 0; i + r < n; ++r) {
         value[i + r] = last[0][r];
         slope[i + r] = last[1][r];
-    }
-}
-
-// eta (n, k) becomes P - onehot(y) in slope; value is log(sum exp) - eta_y.
-inline void evaluate_softmax(const double* eta, const double* y, Index n, Index k, double* value, double* slope) {
-    for (Index i = 0; i < n; ++i) {
-        const double* row = eta + i * k;
-        double* out = slope + i * k;
-        double top = row[0];
-        for (Index q = 1; q < k; ++q) top = row[q] > top ? row[q] : top;
-        for (Index q = 0; q < k; ++q) out[q] = exp_any(row[q] - top);
-        double total = 0.0;
-        for (Index q = 0; q < k; ++q) total += out[q];
-        if (!(y[i] >= 0.0 && y[i] < static_cast<double>(k))) {  // the caller changed y after it was checked
-            value[i] = __builtin_nan("");
-            for (Index q = 0; q < k; ++q) out[q] = value[i];
-            continue;
-        }
-        const Index label = static_cast<Index>(y[i]);
-        value[i] = std::log(total) + (top - row[label]);
-        const double over = 1.0 / total;
-        for (Index q = 0; q < k; ++q) out[q] *= over;
-        // P_label - 1 without cancellation: minus the probability of all other classes.
-        double others = 0.0;
-        for (Index q = 0; q < k; ++q) others += q == label ? 0.0 : out[q];
-        out[label] = -others;
     }
 }
 

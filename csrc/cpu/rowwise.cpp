@@ -14,10 +14,19 @@
 namespace gradhess::cpu {
 namespace {
 
-// Rows of a job: fewer where they are wide, so that there are jobs for all threads. Whole slabs.
+// Rows of a job: fewer where they are wide or few, so that there are jobs for all threads. Whole slabs.
 Index job_rows(const Rows& rows) {
-    const Index wanted = tuning::kRowJobBytes / std::max<Index>(1, rows.features * 8);
+    const Index of_bytes = tuning::kRowJobBytes / std::max<Index>(1, rows.features * 8);
+    const Index wanted = std::min(of_bytes, rows.samples / tuning::kRowJobsWanted);
     return std::clamp<Index>(wanted / 256 * 256, 256, tuning::kRowJob);
+}
+
+// As many threads as have a job, and enough to do.
+int team_size(const Rows& rows, Index jobs, int threads) {
+    const Index cost = rows.outputs > 1 ? tuning::kRowOutputCost : 1;
+    const Index bytes = rows.samples * 8 * (rows.features + cost * rows.outputs);
+    return static_cast<int>(
+        std::clamp<Index>(std::min(jobs, bytes / tuning::kRowThreadBytes), 1, std::max(1, threads)));
 }
 
 // Runs job(first, count, scratch, extra) for fixed ranges of rows; extra is room for `extra_per_row` doubles a row.
@@ -25,7 +34,7 @@ template <class T, class Job>
 void for_jobs(const Rows& rows, Index extra_per_row, int threads, Index panel, Job job) {
     const Index of_job = job_rows(rows);
     const Index jobs = (rows.samples + of_job - 1) / of_job;
-    const int team = static_cast<int>(std::min<Index>(std::max(1, threads), jobs));
+    const int team = team_size(rows, jobs, threads);
     std::vector<RowScratch<T>> scratch(static_cast<std::size_t>(team));
     std::vector<double*> extra(scratch.size());
     Arena::of_this_thread().place([&](Carver& carver) {
@@ -121,7 +130,7 @@ void multiply_transposed(const Rows& rows, const double* u, const double* vector
     std::fill_n(out, entries, 0.0);
     const Index of_job = job_rows(rows);
     const Index jobs = (rows.samples + of_job - 1) / of_job;
-    const int team = static_cast<int>(std::min<Index>(std::max(1, threads), jobs));
+    const int team = team_size(rows, jobs, threads);
     const Index per_thread =
         std::clamp<Index>(tuning::kBlockBufferBytes / (entries * static_cast<Index>(sizeof(double))), 1, 16);
     const Index round = std::min(jobs, per_thread * team);

@@ -113,6 +113,11 @@ inline constexpr Index kSlabScattersBytes = 1024 * 1024;
 // sums of products with the transposed gradients are cut here: their last bits depend on it.
 inline constexpr Index kRowJob = 4096;
 inline constexpr Index kRowJobBytes = 2048 * 1024;  // fewer where they take more bytes (as float64)
+inline constexpr Index kRowJobsWanted = 16;         // and where rows are few
+
+// Bytes of X (as float64) for which a thread is started there; an output of several counts as so many features.
+inline constexpr Index kRowThreadBytes = 1024 * 1024;
+inline constexpr Index kRowOutputCost = 16;
 
 // Rows of so many bytes are summed by eights, others by groups (a Zen 4: 1.2 times as fast in float64 from there on).
 inline constexpr Index kWideRowBytes = 4096;

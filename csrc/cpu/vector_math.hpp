@@ -95,4 +95,15 @@ GRADHESS_INLINE V log1p_unit(V s) {
     return twice * (q * polynomial(kTail, q)) + twice;
 }
 
+// log(x) for x >= 1, by x = 2^n (1 + t); NaN passes through.
+template <class V>
+GRADHESS_INLINE V log_from_one(V x) {
+    constexpr std::uint64_t kMantissa = (std::uint64_t{1} << 52) - 1;
+    constexpr double kLarge = 4503599627370496.0;  // 2^52: below it an integer lies in the low bits
+    const Bits<V> bits = to_bits(x);
+    const V n = from_bits<V>((bits >> 52) | to_bits(every<V>(kLarge))) - (kLarge + 1023.0);
+    const V t = from_bits<V>((bits & kMantissa) | to_bits(every<V>(1.0))) - 1.0;
+    return (n * 0x1.62e42fefa39efp-1 + log1p_unit(t / (2.0 + t))) + (x - x);
+}
+
 }  // namespace gradhess::cpu::GRADHESS_ISA
