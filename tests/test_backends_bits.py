@@ -137,9 +137,11 @@ def test_slabs_shared_out_where_blocks_are_few(ops, d, n, structure):
 
 
 @pytest.mark.parametrize("structure", ["full", "diagonal", "sum"])
-def test_the_first_bad_row_of_slabs_shared_out(ops, structure):
-    rows = oracles.make_rows(4000, 70, dtype=np.float32)
-    for places in ((3,), (3999,), (300, 2100), (2100, 2101, 3000), (1023, 1024)):
+@pytest.mark.parametrize(("n", "d"), [(4000, 70), (8500, 260)])
+def test_the_first_bad_row_of_slabs_shared_out(ops, n, d, structure):
+    """The first slabs of all blocks are summed before the others, which may hold an earlier one."""
+    rows = oracles.make_rows(n, d, dtype=np.float32)
+    for places in ((3,), (n - 1,), (300, 2100), (2100, 2101, 3000), (1023, 1024), (n - 1300, n - 290)):
         broken = replace(rows, X=rows.X.copy())
         broken.X[list(places), 33] = np.inf
         for threads in (2, 5):

@@ -180,7 +180,9 @@ class Accumulation {
                         sum_part(own, parts[static_cast<std::size_t>(k)], at + k, buffers.data(), base);
                     }
                     all.barrier();
-                    if (stops()) return;
+                    // The first slabs of all blocks came first: a bad row that one of them has may not be the first
+                    // one.
+                    if (interrupted_.load() || bad_row_.load() < blocks_.first_row(at + n)) return;
                     blocks_.add_parts(all, buffers.data(), base, parts.data(), at, at + n);
                 }
                 all.barrier();  // a block that stays open is put away by one thread
