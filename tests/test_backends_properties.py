@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gradhess._backends.protocol import Rows
+from gradhess._backends import layout
+from gradhess._backends.protocol import NonFiniteRow, Rows
 
 # The backend is the same for all examples of one test, so a fixture per function is right.
 few = settings(
@@ -105,6 +106,40 @@ def test_the_order_of_rows_and_columns_matters_only_to_rounding(ops, problem, se
     left = full(ops, oracles.accumulate(ops, Rows(rows.X), weights))[np.ix_(columns, columns)]
     right = full(ops, oracles.accumulate(ops, shuffled, weights[order]))
     oracles.assert_close(right, left, 2 * bound, "scatter")
+
+
+@pytest.mark.parametrize("structure", ["full", "diagonal", "sum"])
+@settings(few, max_examples=25)
+@given(
+    n=st.integers(1, 13_000),
+    d=st.sampled_from([1, 7, 13, 16, 33, 40, 64, 65, 130, 200, 257, 340, 370, 513]),
+    threads=st.integers(2, 16),
+    case=st.fixed_dictionaries({"centred": st.booleans()}),
+    dtype=dtypes,
+    without_weight=st.none() | st.integers(0, 3000),
+    cut=st.integers(0, 40),
+    bad=st.none() | st.tuples(st.floats(0, 1), st.floats(0, 1)),
+)
+def test_any_way_to_share_the_work(ops, structure, n, d, threads, case, dtype, without_weight, cut, bad):
+    """By blocks, by slabs or together: the same bits, and the first of the rows that are not finite is named."""
+    n = min(n, 2_500_000 // d)
+    rows = oracles.make_rows(n, d, kind="gradient", loss="squared", dtype=dtype, seed=d)
+    weights = None
+    if without_weight is not None:
+        weights = np.random.default_rng(n).uniform(0.1, 2, n)
+        weights[:without_weight] = 0.0
+    if bad is not None:
+        places = sorted(int(share * (n - 1)) for share in bad)
+        rows.X[places, d // 2] = np.nan
+        with pytest.raises(NonFiniteRow) as caught:
+            oracles.accumulate(ops, rows, weights, structure=structure, threads=threads, **case)
+        assert caught.value.index == places[0]
+        return
+    at = cut * layout.slab_rows(d, structure)
+    cuts = (at,) if 0 < at < n else ()
+    expected = oracles.accumulate(ops, rows, weights, structure=structure, threads=1, **case)
+    state = oracles.accumulate(ops, rows, weights, structure=structure, threads=threads, cuts=cuts, **case)
+    oracles.assert_same_bits(state, expected)
 
 
 @every_kind
