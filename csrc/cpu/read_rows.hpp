@@ -6,6 +6,7 @@
 
 #include "simd.hpp"
 #include "slab.hpp"
+#include "transpose.hpp"
 #include "tuning.hpp"
 
 namespace gradhess::cpu::GRADHESS_ISA {
@@ -80,28 +81,73 @@ GRADHESS_INLINE void convert_row(const char* from, Index count, T* out) {
     }
 }
 
-// Contiguous columns into rows, by way of square tiles that stay in the L1 cache: both memories are touched in pieces
-// of a cache line or more.
+// Asks for the lines that `ahead` of these entries lie.
+template <class Source>
+GRADHESS_INLINE void ask_ahead(const char* from, Index entries, Index ahead) {
+    for (Index at = 0; at < entries * static_cast<Index>(sizeof(Source)); at += 64)
+        __builtin_prefetch(from + at + ahead, 0, 2);
+}
+
+// A tile of contiguous columns into rows, at most SIDE x SIDE, by way of the L1 cache.
+template <class T, class Source, Index SIDE>
+GRADHESS_INLINE void turn_tile(const char* from, Index column_stride, Index ahead, Index width, Index height, T* out,
+                               Index row_stride) {
+    alignas(64) T tile[SIDE][SIDE];
+    for (Index j = 0; j < width; ++j) {
+        convert_row<T, Source>(from + j * column_stride, height, tile[j]);
+        ask_ahead<Source>(from + j * column_stride, SIDE, ahead);
+    }
+    for (Index i = 0; i < height; ++i)
+        for (Index j = 0; j < width; ++j) out[i * row_stride + j] = tile[j][i];
+}
+
+// The same for whole tiles of T, by shuffles.
+template <class T, Index SIDE>
+GRADHESS_INLINE void turn_whole_tile(const char* from, Index column_stride, Index ahead, T* out, Index row_stride) {
+    constexpr int lanes = Simd<T>::lanes;
+    for (Index j = 0; j < SIDE; j += lanes) {
+        for (Index i = 0; i < SIDE; i += lanes) {
+            Vector<T> square[lanes];
+#pragma GCC unroll 16
+            for (int k = 0; k < lanes; ++k) {
+                const char* at = from + (j + k) * column_stride + i * static_cast<Index>(sizeof(T));
+                __builtin_memcpy(&square[k], at, sizeof square[k]);
+                if (i * sizeof(T) % 64 == 0) ask_ahead<T>(at, 1, ahead);
+            }
+            transpose<T>(square);
+#pragma GCC unroll 16
+            for (int k = 0; k < lanes; ++k) store(out + (i + k) * row_stride + j, square[k]);
+        }
+    }
+}
+
+// Contiguous columns into rows, by way of square tiles: both memories are touched in pieces of a cache line or more.
+// Of each column a short piece is read, which no processor foresees. So while one tile's width of columns is read, the
+// next is asked for, and during the last one the first of the rows that follow; what is left over asks for its own.
 template <class T, class Source>
 inline void transpose_columns(const char* columns, Index column_stride, Index count, Index d, T* out) {
     constexpr Index side = 16;
-    constexpr Index piece = side * static_cast<Index>(sizeof(Source));
-    alignas(64) T tile[side][side];
-    // The rows that follow, of which each column is a short piece, too: asked for while these are read, if they fit the
-    // L2 cache beside them.
-    const Index ahead = count * static_cast<Index>(sizeof(Source));
-    const bool ask = ahead * d <= tuning::kAskedColumnsBytes;
+    constexpr auto size = static_cast<Index>(sizeof(Source));
+    const Index whole = d / side * side;
     for (Index j0 = 0; j0 < d; j0 += side) {
         const Index width = d - j0 < side ? d - j0 : side;
+        Index ahead = count * size;
+        if (j0 + side < whole) {
+            ahead = side * column_stride;
+        } else if (j0 < whole) {
+            ahead -= j0 * column_stride;
+        }
         for (Index i0 = 0; i0 < count; i0 += side) {
             const Index height = count - i0 < side ? count - i0 : side;
-            for (Index j = 0; j < width; ++j) {
-                const char* from = columns + (j0 + j) * column_stride + i0 * static_cast<Index>(sizeof(Source));
-                convert_row<T, Source>(from, height, tile[j]);
-                for (Index at = 0; ask && at < piece; at += 64) __builtin_prefetch(from + ahead + at, 0, 2);
+            const char* from = columns + j0 * column_stride + i0 * size;
+            T* to = out + i0 * d + j0;
+            if constexpr (std::is_same_v<T, Source>) {
+                if (width == side && height == side) {
+                    turn_whole_tile<T, side>(from, column_stride, ahead, to, d);
+                    continue;
+                }
             }
-            for (Index i = 0; i < height; ++i)
-                for (Index j = 0; j < width; ++j) out[(i0 + i) * d + j0 + j] = tile[j][i];
+            turn_tile<T, Source, side>(from, column_stride, ahead, width, height, to, d);
         }
     }
 }

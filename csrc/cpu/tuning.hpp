@@ -91,8 +91,8 @@ inline constexpr std::chrono::microseconds kAwake{100};
 // How far ahead of the rows being read the next ones are asked for.
 inline constexpr Index kPrefetchBytes = 16384;
 
-// The same where columns are the contiguous direction: a group of rows that is asked for while the one before is read.
-inline constexpr Index kAskedColumnsBytes = 512 * 1024;
+// Where columns are the contiguous direction: bytes of a group of rows, of which each column is read in one piece.
+inline constexpr Index kTurnedBytes = 1024 * 1024;
 
 // Rows of the multiply loop for which one line is asked for where packed rows and sums are beyond a core's own cache. A
 // core waits for some 16 lines at a time: if these are all on their way from memory, the operands' lines, which are

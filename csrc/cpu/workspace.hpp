@@ -15,7 +15,10 @@ inline Index round_up(Index value, Index multiple) { return (value + multiple - 
 // are kept for each of them beside these.
 // Where columns are the contiguous direction, a group is a slab: of each column one long piece is read.
 inline Index group_rows(const Rows& rows, Index numbers_per_row = 0) {
-    if (std::abs(rows.column_stride) > std::abs(rows.row_stride)) return tuning::kGroupRowsMax;
+    if (std::abs(rows.column_stride) > std::abs(rows.row_stride)) {
+        const Index bytes = rows.features * (computes_in_float(rows.dtype) ? 4 : 8);
+        return std::clamp<Index>(tuning::kTurnedBytes / std::max<Index>(1, bytes) / 64 * 64, 64, tuning::kGroupRowsMax);
+    }
     const Index wanted = tuning::kGroupBytes / std::max<Index>(1, 8 * (rows.features + numbers_per_row));
     const Index least = tuning::kGroupRowsMin * (computes_in_float(rows.dtype) ? 2 : 1);
     return std::clamp<Index>(wanted / least * least, least, tuning::kGroupRowsMax);
