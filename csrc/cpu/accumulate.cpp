@@ -224,6 +224,7 @@ class Accumulation {
 
     // The blocks from `first` on.
     void run_together(int threads, Index first) {
+        together_ = true;
         Work work;
         share_tiles(work, threads);
         Buffer buffer;
@@ -302,7 +303,7 @@ class Accumulation {
     bool add_slab(Team team, Work& work, RowScratch<T>& scratch, Block& block, Index first, Index count) {
         Slab<T>& slab = work.slab;
         if (team.rank == 0) {
-            if (team.size > 1 || options_.threads == 1) poll();
+            if (together_) poll();
             work.stop = interrupted_.load();
             slab.trees = finds_shift(block) ? nullptr : work.trees;
         }
@@ -477,9 +478,10 @@ class Accumulation {
     const bool weighted_;
     Blocks<Scatter> blocks_;
     const bool by_lanes_;
-    const bool fused_;     // a slab is one loop of one thread
-    const bool by_slabs_;  // the diagonals of slabs wait, one by one, where those of blocks must not be added up
-    bool polls_ = false;   // not where it would cost more than to be done
+    const bool fused_;       // a slab is one loop of one thread
+    const bool by_slabs_;    // the diagonals of slabs wait, one by one, where those of blocks must not be added up
+    bool together_ = false;  // a team has the slab; its first member is the calling thread
+    bool polls_ = false;     // not where it would cost more than to be done
     std::atomic<bool> interrupted_{false};
     std::atomic<Index> bad_row_{kNoRow};
     std::chrono::steady_clock::time_point polled_ = std::chrono::steady_clock::now();
