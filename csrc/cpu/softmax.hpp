@@ -69,7 +69,7 @@ inline void evaluate_softmax(const double* eta, const double* y, Index n, Index 
         Doubles top = {};
         Doubles own = {};
         columns.pass<true, false>(row, nullptr, [&](Doubles& x, Index q) {
-            top = q == 0 || x > top ? x : top;
+            top = q == 0 ? x : (x > top ? x : top);
             own = given == static_cast<double>(q) ? x : own;
         });
         Doubles total = bad;
