@@ -197,7 +197,7 @@ class Accumulation {
         blocks_.start(block, b);
         Index row = blocks_.begin(b);
         while (finds_shift(block) && row < blocks_.end(b) && row < bad_row_.load()) {
-            const Index rows = std::min(layout_.slab_rows, blocks_.end(b) - row);
+            const Index rows = blocks_.rows_of_slab(b, row);
             if (!add_slab({}, own.work, own.scratch, block, row, rows)) return;
             row += rows;
         }
@@ -208,7 +208,7 @@ class Accumulation {
     void sum_part(Single& own, Block& part, Index slab, Buffer* buffers, Index base) {
         const Index first = blocks_.first_row(slab);
         const Index b = blocks_.block_of(slab);
-        const Index rows = std::min(layout_.slab_rows, blocks_.end(b) - first);
+        const Index rows = blocks_.rows_of_slab(b, first);
         Buffer& buffer = buffers[b - base];
         const Index summed = buffer.summed.load(std::memory_order_acquire);
         part.rows = 0;
@@ -292,8 +292,7 @@ class Accumulation {
     // Sums block b. False where the team is to stop.
     bool sum_block(Team team, Work& work, RowScratch<T>& scratch, Block& block, Index b) {
         for (Index first = blocks_.begin(b); first < blocks_.end(b); first += layout_.slab_rows) {
-            const Index count = std::min(layout_.slab_rows, blocks_.end(b) - first);
-            if (!add_slab(team, work, scratch, block, first, count)) return false;
+            if (!add_slab(team, work, scratch, block, first, blocks_.rows_of_slab(b, first))) return false;
         }
         return true;
     }

@@ -57,6 +57,8 @@ class Blocks {
     }
     Index first_row(Index slab) const { return slab * slab_rows_ - open_rows_; }
     Index block_of(Index slab) const { return slab * slab_rows_ / block_rows_; }
+    // Rows of the slab of block b whose first one is `first`.
+    Index rows_of_slab(Index b, Index first) const { return std::min(slab_rows_, end(b) - first); }
 
     // Of the scatters that belong to one block.
     Index scatter_bytes() const {
@@ -114,21 +116,15 @@ class Blocks {
 
     void start(Block& block, Index b) const {
         std::fill_n(block.shift, padded_, 0.0);
-        std::fill_n(block.sum, padded_, 0.0);
-        clear(block.scatter);
         if (block.slabs) std::fill_n(block.slabs, slab_entries(), Scatter(0));
-        block.weight = block.weight_squares = block.loss = 0.0;
-        block.rows = 0;
+        clear_sums(block);
         if (b == 0 && open_rows_ > 0) load_open(block);
     }
 
     void start_part(Block& part, const Block& block) const {
         part.shift = block.shift;
         part.slabs = block.slabs;
-        std::fill_n(part.sum, padded_, 0.0);
-        clear(part.scatter);
-        part.weight = part.weight_squares = part.loss = 0.0;
-        part.rows = 0;
+        clear_sums(part);
     }
 
     // Adds slabs [begin, end), which were summed apart, to their blocks, in order; the team shares the entries.
@@ -198,6 +194,13 @@ class Blocks {
             const Scatter* slab = block.slabs + slab_in_block(row) * padded_;
             for (Index j = team.rank; j < parameters_; j += team.size) total[j] += slab[j];
         }
+    }
+
+    void clear_sums(Block& block) const {
+        std::fill_n(block.sum, padded_, 0.0);
+        clear(block.scatter);
+        block.weight = block.weight_squares = block.loss = 0.0;
+        block.rows = 0;
     }
 
     // Zeros on and below the diagonal; what tiles write above it is rubbish anyway.

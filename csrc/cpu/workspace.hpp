@@ -13,7 +13,7 @@ inline Index round_up(Index value, Index multiple) { return (value + multiple - 
 
 // Rows whose features are read twice in a row, so that the second read finds them in cache, and `numbers_per_row` that
 // are kept for each of them beside these.
-// Where columns are the contiguous direction, a group is a slab: of each column one long piece is read.
+// Where columns are the contiguous direction, of each column one piece is read: as long as its rows' bytes allow.
 inline Index group_rows(const Rows& rows, Index numbers_per_row = 0) {
     if (std::abs(rows.column_stride) > std::abs(rows.row_stride)) {
         const Index bytes = rows.features * (computes_in_float(rows.dtype) ? 4 : 8);
