@@ -1,6 +1,6 @@
 """Tiny jobs through the Python API, in microseconds a call: what is paid before the first number is multiplied.
 
-"kernels" is the backend alone (sums, closing of the block, mirroring) with everything prepared; the rest of
+"kernels" is the backend alone with everything prepared; the rest of
 ``weighted_gram`` is Python. NumPy's ``X.T @ X`` stands beside it: no checks, no weights, no float64 sums. The target
 holds where n d is at most 4096 and n at least d: with fewer rows the result is larger than the data.
 
@@ -62,17 +62,12 @@ def calls_of(problem: Problem) -> dict[str, Call]:
 def kernels(problem: Problem) -> Call:
     """What ``weighted_gram`` asks of its backend, and nothing else."""
     from gradhess._backends import registry
-    from gradhess._backends.protocol import MomentState, Rows
+    from gradhess._backends.protocol import FLOAT64, Rows
 
     backend, threads, rows = registry.active(), machine.threads(), Rows(problem.X)
-    state = MomentState.empty(problem.d, "full", centred=False)
-
-    def call() -> None:
-        backend.accumulate(rows, None, state, threads=threads)
-        backend.close_block(state)
-        backend.symmetrize(state.scatter, 1.0, state.scatter, threads=threads)
-
-    return call
+    return lambda: backend.moments(
+        rows, None, "full", centred=False, dtype=FLOAT64, scale=1.0, threads=threads
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

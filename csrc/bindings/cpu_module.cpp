@@ -187,28 +187,28 @@ py::object batch_moments(const RowsHandle& handle, const OptionalArray& weights,
     Index counts[2] = {};
     moments.scalars = scalars;
     moments.counts = counts;
-    const cpu::Options options{{slab_rows, block_rows}, threads, {signal_came, nullptr}, true};
+    cpu::Options options{{slab_rows, block_rows}, threads, {signal_came, nullptr}};
+    options.scale = scale ? &*scale : nullptr;
     cpu::Result result;
     {
         py::gil_scoped_release release;
-        result =
-            cpu::sum_batch(handle.rows, doubles(weights), moments, scale ? &*scale : nullptr, options, isa_at(isa));
+        result = cpu::sum_batch(handle.rows, doubles(weights), moments, options, isa_at(isa));
     }
     if (result.outcome == cpu::Outcome::interrupted) throw py::error_already_set();
     if (result.outcome == cpu::Outcome::nonfinite) return py::int_(result.row);
     return py::make_tuple(std::move(scatter), std::move(location), scalars[cpu::kLoss]);
 }
 
-void symmetrize(const py::array& lower, double scale, py::array out, int threads) {
+void symmetrize(const py::array& lower, double scale, py::array out, int threads, std::size_t isa) {
     const bool narrow = lower.itemsize() == 4;
     const void* from = lower.data();
     void* to = out.mutable_data();
     const Index n = lower.shape(0);
     py::gil_scoped_release release;
     if (narrow) {
-        cpu::symmetrize(static_cast<const float*>(from), n, scale, static_cast<float*>(to), threads);
+        cpu::symmetrize(static_cast<const float*>(from), n, n, scale, static_cast<float*>(to), threads, isa_at(isa));
     } else {
-        cpu::symmetrize(static_cast<const double*>(from), n, scale, static_cast<double*>(to), threads);
+        cpu::symmetrize(static_cast<const double*>(from), n, n, scale, static_cast<double*>(to), threads, isa_at(isa));
     }
 }
 

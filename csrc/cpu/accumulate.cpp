@@ -46,16 +46,16 @@ constexpr Index kNoRow = std::numeric_limits<Index>::max();
 template <class T, class Scatter>
 class Accumulation {
  public:
-    Accumulation(const Rows& rows, const double* weights, Moments& moments, const Options& options,
-                 const Kernels<T>& kernels, Scatter /* names the type of the accumulator */)
+    Accumulation(const Rows& rows, const double* weights, Moments& moments, const Options& options, const Isa& isa)
         : rows_(rows),
           weights_(weights),
           moments_(moments),
           options_(options),
           layout_(options.layout),
-          kernels_(kernels),
+          isa_(isa),
+          kernels_(kernels_of<T>(isa)),
           parameters_(rows.parameters()),
-          padded_(round_up(parameters_, kernels.panel)),
+          padded_(round_up(parameters_, kernels_.panel)),
           weighted_(weights != nullptr || rows.kind == RowKind::hessian),
           blocks_(moments, layout_, rows.samples, padded_, options.close),
           by_lanes_(moments.structure == Structure::full && parameters_ <= kLaneParameters<T>),
@@ -79,6 +79,7 @@ class Accumulation {
                 run_together(sharing.rest == Sharing::Rest::alone ? 1 : threads, sharing.own_blocks);
             }
         }
+        if (!stops() && !finished_) finish(static_cast<Scatter*>(moments_.scatter), parameters_, threads);
         Arena::of_this_thread().trim();
         if (bad_row_.load() != kNoRow) return {Outcome::nonfinite, bad_row_.load()};
         return {interrupted_.load() ? Outcome::interrupted : Outcome::done, -1};
@@ -112,6 +113,13 @@ class Accumulation {
     }
 
     bool stops() const { return interrupted_.load() || bad_row_.load() != kNoRow; }
+
+    // The result that Options::scale asks for, from a lower triangle.
+    void finish(const Scatter* lower, Index stride, int threads) {
+        finished_ = true;
+        if (!options_.scale || moments_.structure != Structure::full) return;
+        symmetrize(lower, stride, parameters_, *options_.scale, static_cast<Scatter*>(moments_.scatter), threads, isa_);
+    }
 
     // ---- the ways to share the work ----
 
@@ -234,13 +242,19 @@ class Accumulation {
             blocks_.carve(carver, buffer);
             for (auto& own : scratch) own = carve_scratch(carver);
         });
+        const bool straight = threads == 1 && options_.scale && blocks_.is_total();
         const auto walk = [&](Team team) {
             blocks_.map_total(team);
             for (Index b = first; b < blocks_.count(); ++b) {
                 if (team.rank == 0) blocks_.start(buffer.moments, b);
                 if (!sum_block(team, work, scratch[static_cast<std::size_t>(team.rank)], buffer.moments, b)) return;
                 team.barrier();  // every tile of the last slab is in
-                blocks_.add(team, &buffer, b, b + 1);
+                if (straight) {
+                    blocks_.add_all_but_scatter(buffer, b);
+                    finish(buffer.moments.scatter, buffer.moments.stride, 1);
+                } else {
+                    blocks_.add(team, &buffer, b, b + 1);
+                }
             }
         };
         run_team(threads, walk);
@@ -471,6 +485,7 @@ class Accumulation {
     Moments& moments_;
     const Options& options_;
     const Layout layout_;
+    const Isa& isa_;
     const Kernels<T>& kernels_;
     const Index parameters_;
     const Index padded_;
@@ -481,6 +496,7 @@ class Accumulation {
     const bool by_slabs_;    // the diagonals of slabs wait, one by one, where those of blocks must not be added up
     bool together_ = false;  // a team has the slab; its first member is the calling thread
     bool polls_ = false;     // not where it would cost more than to be done
+    bool finished_ = false;
     std::atomic<bool> interrupted_{false};
     std::atomic<Index> bad_row_{kNoRow};
     std::chrono::steady_clock::time_point polled_ = std::chrono::steady_clock::now();
@@ -490,11 +506,12 @@ class Accumulation {
 
 Result accumulate(const Rows& rows, const double* weights, Moments& moments, const Options& options, const Isa& isa) {
     if (rows.samples == 0) return {};
-    const auto run = [&](const auto& kernels, auto accumulator) {
-        return Accumulation(rows, weights, moments, options, kernels, accumulator).run();
+    const auto run = [&](auto number, auto accumulator) {
+        using Job = Accumulation<decltype(number), decltype(accumulator)>;
+        return Job(rows, weights, moments, options, isa).run();
     };
-    if (computes_in_float(rows.dtype)) return moments.scatter_f32 ? run(isa.f32, float{}) : run(isa.f32, double{});
-    return moments.scatter_f32 ? run(isa.f64, float{}) : run(isa.f64, double{});
+    if (computes_in_float(rows.dtype)) return moments.scatter_f32 ? run(float{}, float{}) : run(float{}, double{});
+    return moments.scatter_f32 ? run(double{}, float{}) : run(double{}, double{});
 }
 
 }  // namespace gradhess::cpu

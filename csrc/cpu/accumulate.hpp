@@ -12,6 +12,8 @@ struct Options {
     // The last block is closed as well, whatever its length: the moments are empty before, need no arrays of an open
     // block, and every block has a scatter of its own. What theirs holds does not matter.
     bool close = false;
+    // And with `close`: a full scatter is multiplied by this number and mirrored, where it is not null.
+    const double* scale = nullptr;
 };
 
 // What a row costs, in multiply-adds.

@@ -5,10 +5,8 @@
 
 namespace gradhess::cpu {
 
-// Adds all rows to `moments`, which are zeros without an open block (but what the scatter holds does not matter),
-// closes the last block, and where `scale` is not null multiplies a full scatter by it and mirrors it. Otherwise as
-// `accumulate`.
-Result sum_batch(const Rows& rows, const double* weights, Moments& moments, const double* scale, Options options,
-                 const Isa& isa);
+// Adds all rows to `moments`, which are zeros without an open block (but what the scatter holds does not matter), and
+// closes the last block. Otherwise as `accumulate`.
+Result sum_batch(const Rows& rows, const double* weights, Moments& moments, Options options, const Isa& isa);
 
 }  // namespace gradhess::cpu

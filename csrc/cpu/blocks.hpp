@@ -150,24 +150,17 @@ class Blocks {
         }
     }
 
+    // Whether the scatter of the first block is the total's: it is a whole batch that is not centred.
+    bool is_total() const {
+        return close_ && buffered_ && moments_.structure == Structure::full && !moments_.centred && count() == 1;
+    }
+
     // Adds blocks [first, last) to the totals, in order, from buffers[0], ...: first the scalars, which each need the
     // ones before, then the scatters, whose rows the team shares. A block that is not complete is put back into the
     // state.
     void add(Team team, Buffer* buffers, Index first, Index last) {
-        if (team.rank == 0) {
-            for (Index b = first; b < last; ++b) {
-                Buffer& buffer = buffers[b - first];
-                buffer.complete = close_ || open_rows_ + end(b) == (b + 1) * block_rows_;
-                if (!buffer.complete) {
-                    store_open(buffer.moments);
-                    continue;
-                }
-                find_delta(moments_, buffer.moments, buffer.delta);
-                buffer.by = correction_for(moments_, buffer.moments);
-                add_scalars(moments_, buffer.moments, buffer.by, buffer.delta);
-                if (b == 0 && open_rows_ > 0) clear_open_block<Scatter>(moments_);
-            }
-        }
+        if (team.rank == 0)
+            for (Index b = first; b < last; ++b) add_all_but_scatter(buffers[b - first], b);
         team.barrier();
         for (Index b = first; b < last; ++b) {
             const Buffer& buffer = buffers[b - first];
@@ -176,6 +169,18 @@ class Blocks {
                 add_scatter(moments_, buffer.moments, buffer.by, buffer.delta, team.rank, team.size, close_ && b == 0);
         }
         team.barrier();  // before the buffers are used again
+    }
+
+    void add_all_but_scatter(Buffer& buffer, Index b) {
+        buffer.complete = close_ || open_rows_ + end(b) == (b + 1) * block_rows_;
+        if (!buffer.complete) {
+            store_open(buffer.moments);
+            return;
+        }
+        find_delta(moments_, buffer.moments, buffer.delta);
+        buffer.by = correction_for(moments_, buffer.moments);
+        add_scalars(moments_, buffer.moments, buffer.by, buffer.delta);
+        if (b == 0 && open_rows_ > 0) clear_open_block<Scatter>(moments_);
     }
 
  private:

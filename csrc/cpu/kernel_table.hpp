@@ -33,6 +33,9 @@ struct Kernels {
     void (*add_squares)(const Slab<T>&, Index begin, Index end, Index parameters, double* diagonal);
     void (*add_squares_narrow)(const Slab<T>&, Index begin, Index end, Index parameters, float* diagonal);
 
+    // Of a triangle whose entries are of type T (mirror.hpp).
+    void (*mirror)(const T* lower, Index stride, Index n, double scale, T* out, Index begin, Index end);
+
     // Outer rows (outer.hpp).
     void (*pack_plain)(const T* rows, Index count, Index features, bool unit_column, Slab<T>&, Index row0);
     void (*outer_update)(const Slab<T>&, const double* scale, const Tile&, const Target<double>&, T* scaled);

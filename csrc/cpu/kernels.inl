@@ -4,6 +4,7 @@
 #include "kernel_table.hpp"
 #include "kronecker.hpp"
 #include "lane_slab.hpp"
+#include "mirror.hpp"
 #include "outer.hpp"
 #include "pair_dependence.hpp"
 #include "probe.hpp"
@@ -30,6 +31,7 @@ constexpr Kernels<T> make_kernels() {
     table.add_squares = add_squares<T, double>;
     table.rank_update_narrow = rank_update<T, float>;
     table.add_squares_narrow = add_squares<T, float>;
+    table.mirror = mirror<T>;
     table.pack_plain = pack_plain<T>;
     table.outer_update = outer_update<T, double>;
     table.outer_update_narrow = outer_update<T, float>;

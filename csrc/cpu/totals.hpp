@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "job.hpp"
+#include "kernel_table.hpp"
 
 namespace gradhess::cpu {
 
@@ -102,8 +102,8 @@ void clear_open_block(Moments& moments) {
 void close_block(Moments& moments);
 void merge(Moments& moments, const Moments& other);
 
-// out[i, j] = out[j, i] = lower[i, j] * scale, both (n, n) row-major; out may be lower.
+// out[i, j] = out[j, i] = lower[i, j] * scale: out is (n, n), and may be lower, which has `stride` entries in a row.
 template <class Scatter>
-void symmetrize(const Scatter* lower, Index n, double scale, Scatter* out, int threads);
+void symmetrize(const Scatter* lower, Index stride, Index n, double scale, Scatter* out, int threads, const Isa& isa);
 
 }  // namespace gradhess::cpu

@@ -129,6 +129,9 @@ inline constexpr Index kCheckedValues = 65536;
 // the process has used before).
 inline constexpr Index kMappedBytes = 256 * 1024;
 
+// Rows of a finished matrix that are mirrored in one go, as bytes of a column: a power of two.
+inline constexpr Index kMirrorBytes = 1024;
+
 // A thread keeps its workspace between calls up to this size, so a stream allocates nothing once it runs.
 inline constexpr std::size_t kKeptWorkspaceBytes = 32u << 20;
 

@@ -214,7 +214,7 @@ class CpuBackend:
         _cpu.merge(_moments(state), _moments(other))
 
     def symmetrize(self, lower: AnyArray, scale: float, out: AnyArray, *, threads: int) -> None:
-        _cpu.symmetrize(lower, scale, out, _team(threads))
+        _cpu.symmetrize(lower, scale, out, _team(threads), _isa)
 
     def all_finite(self, array: Float64Array, *, threads: int) -> bool:
         return _cpu.all_finite(array, _team(threads))

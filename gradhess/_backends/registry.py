@@ -45,6 +45,8 @@ _KEYS: Final = {
     name: os.environ.encodekey(name)
     for name in ("GRADHESS_BACKEND", "GRADHESS_NUM_THREADS", "OMP_NUM_THREADS")
 }
+_OWN_THREADS: Final = _KEYS["GRADHESS_NUM_THREADS"]
+_OPENMP_THREADS: Final = _KEYS["OMP_NUM_THREADS"]
 _loaded: dict[str, Backend] = {}
 _reasons: dict[str, str] = {}
 _override: ContextVar[Backend | None] = ContextVar("gradhess_backend", default=None)
@@ -204,11 +206,10 @@ def num_threads(*, most: int = MAX_THREADS) -> int:
     if _VARIABLES is None:
         asked = _threads_asked_for(os.environ.get("GRADHESS_NUM_THREADS"), os.environ.get("OMP_NUM_THREADS"))
     else:
-        asked = _threads_encoded(
-            _VARIABLES.get(_KEYS["GRADHESS_NUM_THREADS"]), _VARIABLES.get(_KEYS["OMP_NUM_THREADS"])
-        )
+        own, openmp = _VARIABLES.get(_OWN_THREADS), _VARIABLES.get(_OPENMP_THREADS)
+        asked = None if own is None and openmp is None else _threads_encoded(own, openmp)
     if asked is None:
-        asked = 1 if most == 1 else _cpus()
+        return 1 if most == 1 else min(_cpus(), most)
     return min(asked, most)
 
 

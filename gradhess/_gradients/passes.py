@@ -59,8 +59,11 @@ def _work(n_samples: int, n_parameters: int, structure: Structure) -> int:
 
 def threads_for(n_samples: int, n_parameters: int, structure: Structure) -> int:
     """Threads for a sum over so many rows: no more than could be of use."""
-    small = _work(n_samples, n_parameters, structure) <= ONE_THREAD_PRODUCTS
-    return registry.num_threads(most=1 if small else registry.MAX_THREADS)
+    return _threads_for_work(_work(n_samples, n_parameters, structure))
+
+
+def _threads_for_work(work: int) -> int:
+    return registry.num_threads(most=1 if work <= ONE_THREAD_PRODUCTS else registry.MAX_THREADS)
 
 
 def is_one_piece(n_samples: int, n_parameters: int, structure: Structure) -> bool:
@@ -114,9 +117,10 @@ def moments(
     scale: float | None = None,
 ) -> BatchMoments:
     """The moments of one batch, finished; with ``scale`` a full scatter is multiplied by it and mirrored as well."""
-    n, n_parameters = rows.n_samples, rows.n_parameters
-    backend, threads = registry.active(), threads_for(n, n_parameters, structure)
-    if is_one_piece(n, n_parameters, structure):
+    n_parameters = rows.n_parameters
+    work = _work(rows.n_samples, n_parameters, structure)
+    backend, threads = registry.active(), _threads_for_work(work)
+    if work <= PIECE_PRODUCTS:
         try:
             return backend.moments(
                 rows, weights, structure, centred=centred, dtype=dtype, scale=scale, threads=threads
