@@ -209,6 +209,28 @@ def test_a_product_depends_on_its_row_alone(ops, dtype):
                     np.testing.assert_array_equal(ops.norms(part, threads=1), norms[start:])
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("d", [*range(1, 26), 31, 32, 33, 40, 47, 64, 200])
+def test_products_of_columns_have_the_bits_of_rows(ops, d, dtype):
+    """Where X is in Fortran order: at every end of a vector, of the columns read together, and of a group of rows."""
+    if ops.name == "reference":
+        pytest.skip("the products of NumPy's BLAS")
+    rng = np.random.default_rng(d)
+    for n in (1, 2, 5, 8, 15, 17, 64, 127, 129, 255, 257, 515):
+        for kind, loss in (("dense", None), ("gradient", "logistic")):
+            rows = oracles.make_rows(n, d, dtype=dtype, kind=kind, loss=loss, unit_column=loss is not None)
+            wider = np.full((n + 5, d + 3), np.nan, dtype, order="F")  # neighbours that must not be counted
+            wider[3:-2, 2:-1] = rows.X
+            columns = replace(rows, X=wider[3:-2, 2:-1])
+            np.testing.assert_array_equal(ops.norms(columns, threads=1), ops.norms(rows, threads=1))
+            for m in (1, 2, 4, 5):
+                v, u = rng.standard_normal((rows.n_parameters, m)), rng.standard_normal((n, m))
+                for product, vectors in ((ops.matvec, v), (ops.gram_matvec, v), (ops.rmatvec, u)):
+                    np.testing.assert_array_equal(
+                        product(columns, vectors, threads=1), product(rows, vectors, threads=1)
+                    )
+
+
 def check_instruction_sets(rows):
     cpu = pytest.importorskip("gradhess._backends.cpu")
     if not {"avx2", "avx512"} <= set(cpu.available_isas()):

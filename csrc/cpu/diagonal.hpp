@@ -141,7 +141,7 @@ void sum_slab(const Rows& rows, Index begin, Index count, const double* shift, S
         at.count = n;
         at.factor = scratch.factor;
         const Index before = scaled ? passes_for(rows.outputs) : 0;
-        at.ahead = AskedAhead::in_pass(before, before + 1, x.data, x.stride, n).from;
+        at.ahead = AskedAhead::in_pass(before, before + 1, x, n).from;
         const auto add = [&]<bool SCALED, bool SHIFTED>() {
             diagonal ? add_slab_group<SCALED, SHIFTED, true>(at, rows.features, rows.unit_column)
                      : add_slab_group<SCALED, SHIFTED, false>(at, rows.features, rows.unit_column);

@@ -8,6 +8,7 @@
 
 #include "simd.hpp"
 #include "tuning.hpp"
+#include "views.hpp"
 
 namespace gradhess::cpu::GRADHESS_ISA {
 
@@ -76,10 +77,16 @@ struct AskedAhead {
     Index pace;  // bytes for each line of 64 that is read
 
     template <class T>
-    static AskedAhead in_pass(Index pass, Index passes, const T* x, Index stride, Index count) {
-        const Index row_bytes = stride * static_cast<Index>(sizeof(T));
-        return {reinterpret_cast<const char*>(x) + bytes_ahead(row_bytes) + pass * count * row_bytes / passes,
+    static AskedAhead in_pass(Index pass, Index passes, const RowView<T>& x, Index count) {
+        const Index row_bytes = x.stride * static_cast<Index>(sizeof(T));
+        return {reinterpret_cast<const char*>(x.data) + bytes_ahead(row_bytes) + pass * count * row_bytes / passes,
                 (64 + passes - 1) / passes};
+    }
+
+    // Nothing is asked for where columns are contiguous (column_products.hpp).
+    template <class T>
+    static AskedAhead in_pass(Index, Index, const ColumnView<T>& x, Index) {
+        return {reinterpret_cast<const char*>(x.data), 0};
     }
 };
 
@@ -226,43 +233,45 @@ inline void multiply_some(const T* x, Index stride, Index count, Index d, const 
 // Passes over a group of rows for so many products.
 inline Index passes_for(Index products) { return (products + kProductsAtOnce - 1) / kProductsAtOnce; }
 
-// `total` products, of which at(q) is the q-th; only the last may be that of rows with themselves. After them the
-// caller makes `later` passes over the rows that ask for memory as well.
-template <class T, class At>
-inline void multiply_rows(const T* x, Index stride, Index count, Index d, Index total, At at, Index later = 0) {
-    const Index passes = passes_for(total) + later;
+// Calls multiply<products, squares>(pass, product) for `total` products, of which at(q) is the q-th, as many at a time
+// as kProductsAtOnce; only the last may be that of rows with themselves.
+template <class At, class Multiply>
+GRADHESS_INLINE void for_products(Index total, At at, Multiply multiply) {
     Index pass = 0;
     for (Index q = 0; q < total; ++pass) {
-        const AskedAhead ahead = AskedAhead::in_pass(pass, passes, x, stride, count);
         Product product[kProductsAtOnce];
         int n = 0;
         while (n < kProductsAtOnce && q < total) product[n++] = at(q++);
-        if (d < 8) {
-            for (int p = 0; p < n; ++p) multiply_narrow(x, stride, count, d, product[p]);
-            continue;
-        }
-        const bool squares = !product[n - 1].w;
-        if (n == 1) {
-            squares ? multiply_some<1, true>(x, stride, count, d, product, ahead)
-                    : multiply_some<1, false>(x, stride, count, d, product, ahead);
-        }
+        const auto some = [&]<int PRODUCTS>() {
+            product[n - 1].w ? multiply.template operator()<PRODUCTS, false>(pass, product)
+                             : multiply.template operator()<PRODUCTS, true>(pass, product);
+        };
+        if (n == 1) some.template operator()<1>();
         if constexpr (kProductsAtOnce == 3) {
-            if (n == 2)
-                squares ? multiply_some<2, true>(x, stride, count, d, product, ahead)
-                        : multiply_some<2, false>(x, stride, count, d, product, ahead);
-            if (n == 3)
-                squares ? multiply_some<3, true>(x, stride, count, d, product, ahead)
-                        : multiply_some<3, false>(x, stride, count, d, product, ahead);
+            if (n == 2) some.template operator()<2>();
+            if (n == 3) some.template operator()<3>();
         }
     }
 }
 
+// All `total` products of a group of rows. After them the caller makes `later` passes over the rows that ask for memory
+// as well.
+template <class T, class At>
+inline void multiply_rows(const RowView<T>& x, Index count, Index d, Index total, At at, Index later = 0) {
+    const Index passes = passes_for(total) + later;
+    for_products(total, at, [&]<int PRODUCTS, bool SQUARES>(Index pass, const Product* product) {
+        const AskedAhead ahead = AskedAhead::in_pass(pass, passes, x, count);
+        if (d >= 8) return multiply_some<PRODUCTS, SQUARES>(x.data, x.stride, count, d, product, ahead);
+        for (int p = 0; p < PRODUCTS; ++p) multiply_narrow(x.data, x.stride, count, d, product[p]);
+    });
+}
+
 // eta[i * k + q] = x_i . coef_q + intercept_q
-template <class T>
-inline void predict(const T* x, Index stride, Index count, Index d, const double* coef, const double* intercept,
-                    Index k, double* eta, Index later = 0) {
+template <class View>
+inline void predict(const View& x, Index count, Index d, const double* coef, const double* intercept, Index k,
+                    double* eta, Index later = 0) {
     const auto at = [&](Index q) { return Product{coef + q * d, intercept ? intercept[q] : 0.0, eta + q, k}; };
-    multiply_rows(x, stride, count, d, k, at, later);
+    multiply_rows(x, count, d, k, at, later);
 }
 
 }  // namespace gradhess::cpu::GRADHESS_ISA

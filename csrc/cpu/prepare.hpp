@@ -32,7 +32,7 @@ inline void slopes(const Rows& rows, Index first, Index count, RowScratch<T>& sc
 template <class T>
 inline void loss_terms(const Rows& rows, const RowView<T>& x, Index first, Index count, RowScratch<T>& scratch,
                        Index later = 0) {
-    predict(x.data, x.stride, count, rows.features, rows.coef, rows.intercept, rows.outputs, scratch.eta, later);
+    predict(x, count, rows.features, rows.coef, rows.intercept, rows.outputs, scratch.eta, later);
     slopes(rows, first, count, scratch);
     const Index n = count * rows.row_outputs();
     for (Index i = 0; i < n; ++i) scratch.factor[i] = static_cast<T>(scratch.slope[i]);

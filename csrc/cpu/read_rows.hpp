@@ -8,6 +8,7 @@
 #include "slab.hpp"
 #include "transpose.hpp"
 #include "tuning.hpp"
+#include "views.hpp"
 
 namespace gradhess::cpu::GRADHESS_ISA {
 
@@ -208,13 +209,21 @@ inline bool reads_in_place(const Rows& rows) {
            rows.row_stride % size == 0 && reinterpret_cast<std::uintptr_t>(rows.data) % size == 0;
 }
 
-// A group of rows as row-major T: in place where X already is that, else gathered.
+// Whether columns of T are contiguous, and rows are not.
 template <class T>
-struct RowView {
-    const T* data;
-    Index stride;
-};
+inline bool columns_in_place(const Rows& rows) {
+    Rows turned = rows;  // its columns would be these rows
+    turned.row_stride = rows.column_stride;
+    turned.column_stride = rows.row_stride;
+    return rows.features > 1 && reads_in_place<T>(turned);
+}
 
+template <class T>
+GRADHESS_INLINE ColumnView<T> view_columns(const Rows& rows, Index first) {
+    return {static_cast<const T*>(rows.data) + first, rows.column_stride / static_cast<Index>(sizeof(T))};
+}
+
+// A group of rows as row-major T: in place where X already is that, else gathered.
 template <class T>
 GRADHESS_INLINE RowView<T> view_rows(const Rows& rows, Index first, Index count, RowScratch<T>& scratch) {
     if (reads_in_place<T>(rows)) {

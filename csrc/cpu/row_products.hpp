@@ -1,6 +1,7 @@
 // Row-wise operations on rows [first, first + count): no packing, one read of X.
 #pragma once
 
+#include "column_products.hpp"
 #include "prepare.hpp"
 
 namespace gradhess::cpu::GRADHESS_ISA {
@@ -45,23 +46,33 @@ void errors(const Rows& rows, Index first, Index count, double* out, RowScratch<
 
 // Products of a group of rows, one read of it: scratch.eta of gradient rows, and at(0), ..., at(total - 1). `later` as
 // in multiply_rows.
-template <class T, class At>
-GRADHESS_INLINE void predict_and_multiply(const Rows& rows, const RowView<T>& x, Index n, Index total,
-                                          RowScratch<T>& scratch, At at, Index later = 0) {
+template <class T, class View, class At>
+GRADHESS_INLINE void predict_and_multiply(const Rows& rows, const View& x, Index n, Index total, RowScratch<T>& scratch,
+                                          At at, Index later = 0) {
     const Index k = rows.kind == RowKind::gradient ? rows.outputs : 0;
     const auto product = [&](Index q) {
         if (q >= k) return at(q - k);
         return Product{rows.coef + q * rows.features, rows.intercept ? rows.intercept[q] : 0.0, scratch.eta + q, k};
     };
-    multiply_rows(x.data, x.stride, n, rows.features, k + total, product, later);
+    multiply_rows(x, n, rows.features, k + total, product, later);
 }
 
-// Runs visit(x, i, count) on groups of rows.
+// Products for which columns that are contiguous are read as they lie; for more they are gathered once.
+template <class T>
+inline constexpr Index kColumnProducts = sizeof(T) / 2;
+
+// Runs visit(x, i, count) on groups of rows, of which `products` are wanted.
 template <class T, class Visit>
-GRADHESS_INLINE void for_plain_groups(const Rows& rows, Index first, Index count, RowScratch<T>& scratch, Visit visit) {
+GRADHESS_INLINE void for_plain_groups(const Rows& rows, Index first, Index count, Index products,
+                                      RowScratch<T>& scratch, Visit visit) {
+    const bool columns = products <= kColumnProducts<T> && columns_in_place<T>(rows);
     for (Index i = 0; i < count; i += scratch.group) {
         const Index n = count - i < scratch.group ? count - i : scratch.group;
-        visit(view_rows(rows, first + i, n, scratch), i, n);
+        if (columns) {
+            visit(view_columns<T>(rows, first + i), i, n);
+        } else {
+            visit(view_rows(rows, first + i, n, scratch), i, n);
+        }
     }
 }
 
@@ -70,7 +81,7 @@ template <class T>
 void norms(const Rows& rows, Index first, Index count, double* out, RowScratch<T>& scratch) {
     const Index k = rows.row_outputs();
     const bool scaled = rows.kind == RowKind::gradient;
-    for_plain_groups(rows, first, count, scratch, [&](const RowView<T>& x, Index i, Index n) {
+    for_plain_groups(rows, first, count, k, scratch, [&](const auto& x, Index i, Index n) {
         double* norm = out + i;
         predict_and_multiply(rows, x, n, 1, scratch,
                              [&](Index) { return Product{nullptr, rows.unit_column ? 1.0 : 0.0, norm, 1}; });
@@ -100,7 +111,7 @@ void multiply(const Rows& rows, Index first, Index count, const double* vectors,
     const Index step = scratch.group;
     const bool scaled = rows.kind == RowKind::gradient;
     const bool in_place = m * k == 1;
-    for_plain_groups(rows, first, count, scratch, [&](const RowView<T>& x, Index i, Index n) {
+    for_plain_groups(rows, first, count, m * k, scratch, [&](const auto& x, Index i, Index n) {
         double* to = out + i * m;
         double* from = in_place ? to : products;
         predict_and_multiply(rows, x, n, m * k, scratch, [&](Index c) {
@@ -128,17 +139,12 @@ void multiply(const Rows& rows, Index first, Index count, const double* vectors,
 template <int VECTORS, int COUNT, bool PART, class T>
 GRADHESS_INLINE void add_tile(const T* x, Index stride, Index n, const double* coefficients, Index step, double* out,
                               Index width, Index part, AskedAhead& ahead) {
-    static_assert(!PART || VECTORS == 1);
     constexpr int lanes = kDoubleLanes;
     // Lines asked for with each row; of a single coefficient none: the passes before ask for these.
     constexpr int bytes = VECTORS * lanes * static_cast<int>(sizeof(T));
     constexpr int asks = COUNT == 1 ? 0 : (bytes > 128 ? 2 : 1);
     const Index further = asks > 0 ? bytes * ahead.pace / (64 * asks) : 0;
-    Doubles sum[COUNT][VECTORS];
-    for (int c = 0; c < COUNT; ++c)
-        for (int v = 0; v < VECTORS; ++v)
-            sum[c][v] = PART ? load_first(out + c * width, part)
-                             : load_doubles(static_cast<const double*>(out) + c * width + v * lanes);
+    ColumnSums<VECTORS, COUNT, PART> sums(out, width, part);
     for (Index r = 0; r < n; ++r) {
         const T* row = x + r * stride;
         for (int line = 0; line < asks; ++line, ahead.from += further) __builtin_prefetch(ahead.from, 0, 2);
@@ -150,22 +156,14 @@ GRADHESS_INLINE void add_tile(const T* x, Index stride, Index n, const double* c
         for (int c = 0; c < COUNT; ++c) {
             const Doubles coefficient = broadcast(coefficients[c * step + r]);
 #pragma GCC unroll 8
-            for (int v = 0; v < VECTORS; ++v) sum[c][v] += entry[v] * coefficient;
+            for (int v = 0; v < VECTORS; ++v) sums.sum[c][v] += entry[v] * coefficient;
         }
     }
-    for (int c = 0; c < COUNT; ++c) {
-        if (!PART) {
-            for (int v = 0; v < VECTORS; ++v) store(out + c * width + v * lanes, sum[c][v]);
-            continue;
-        }
-        alignas(64) double line[lanes];
-        store(line, sum[c][0]);
-        for (Index j = 0; j < part; ++j) out[c * width + j] = line[j];
-    }
+    sums.put_back(out, width, part);
 }
 
 template <int COUNT, class T>
-__attribute__((noinline)) void add_columns(const RowView<T>& x, Index n, Index d, bool unit, const double* coefficients,
+__attribute__((noinline)) void add_columns(const RowView<T>& x, Index n, Index d, const double* coefficients,
                                            Index step, double* out, Index width, AskedAhead ahead) {
     constexpr int lanes = kDoubleLanes;
     constexpr int most = COUNT == 1 ? 8 : (GRADHESS_VECTOR_BYTES == 64 ? 4 : 2);
@@ -189,12 +187,6 @@ __attribute__((noinline)) void add_columns(const RowView<T>& x, Index n, Index d
         j += lanes;
     }
     if (j < d) add_tile<1, COUNT, true>(x.data + j, x.stride, n, coefficients, step, out + j, width, d - j, ahead);
-    if (!unit) return;
-    for (int c = 0; c < COUNT; ++c) {
-        double sum = out[c * width + d];
-        for (Index r = 0; r < n; ++r) sum += coefficients[c * step + r];
-        out[c * width + d] = sum;
-    }
 }
 
 // out (m, outputs, width) += sum over rows of t_i g_i, with t (count, m) given as `u`, or t = G V with V given as in
@@ -212,7 +204,7 @@ void multiply_transposed(const Rows& rows, Index first, Index count, const doubl
     const Index before = passes_for((scaled ? k : 0) + n_products);
     // Passes for several coefficients: one for a single one does not ask (add_tile).
     const Index later = (total + together - 2) / together;
-    for_plain_groups(rows, first, count, scratch, [&](const RowView<T>& x, Index i, Index n) {
+    for_plain_groups(rows, first, count, total, scratch, [&](const auto& x, Index i, Index n) {
         const auto product_at = [&](Index c) {
             return Product{vectors + c * rows.features, units ? units[c] : 0.0, products + c * step, 1};
         };
@@ -240,9 +232,14 @@ void multiply_transposed(const Rows& rows, Index first, Index count, const doubl
         }
         const auto add = [&]<int COUNT>(Index c) {
             const AskedAhead ahead =
-                AskedAhead::in_pass(before + c / together, before + std::max<Index>(later, 1), x.data, x.stride, n);
-            add_columns<COUNT>(x, n, rows.features, rows.unit_column, products + c * step, step, out + c * width, width,
-                               ahead);
+                AskedAhead::in_pass(before + c / together, before + std::max<Index>(later, 1), x, n);
+            const double* coefficients = products + c * step;
+            add_columns<COUNT>(x, n, rows.features, coefficients, step, out + c * width, width, ahead);
+            if (!rows.unit_column) return;
+            for (int q = 0; q < COUNT; ++q) {
+                double& sum = out[(c + q) * width + rows.features];
+                for (Index r = 0; r < n; ++r) sum += coefficients[q * step + r];
+            }
         };
         Index c = 0;
         for (; c + together <= total; c += together) add.template operator()<together>(c);

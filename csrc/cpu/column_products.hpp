@@ -1,0 +1,182 @@
+// The products of predict.hpp and row_products.hpp for rows whose columns are contiguous (Fortran order), without
+// gathering them: the same operations in the same order on every entry, so the same bits.
+//
+// Products of rows with vectors go down the columns, sixteen at a time: the eight chains of a row are vectors of rows
+// that lie side by side, in the L1 cache between two passes. Sums over rows turn squares of entries in registers.
+// Cost per entry: a load and a multiply-add for each product, and half a load and half a store of a chain where there
+// are more than sixteen columns; log2 of the lanes shuffles for sums, for every four of them.
+#pragma once
+
+#include "column_sums.hpp"
+#include "predict.hpp"
+#include "transpose.hpp"
+
+namespace gradhess::cpu::GRADHESS_ISA {
+
+// Columns that are read at a time, and rows of them: 1 KiB of each column (half of it is 10% faster at 16 columns of
+// float32, and 1.5 times slower at 1024).
+inline constexpr Index kChainColumns = 16;
+template <class T>
+inline constexpr Index kChainRows = 1024 / sizeof(T);
+
+// The columns of a group of rows that one pass goes down.
+template <class T>
+struct ColumnPass {
+    const T* x;  // the first row in the first of all columns
+    Index stride;
+    Index rows;
+    Index column;
+    Index ahead;     // how far from here, in entries, the ones lie that are asked for
+    double* chains;  // those of a vector of rows after the other: eight for each product
+};
+
+// Adds COLUMNS columns to the chains, the first of them to chain FIRST.
+template <int PRODUCTS, bool SQUARES, int COLUMNS, int FIRST, class T>
+inline void add_to_chains(const ColumnPass<T>& pass, const Product* product) {
+    constexpr int lanes = kDoubleLanes;
+    constexpr int factors = PRODUCTS - (SQUARES ? 1 : 0);
+    const auto add = [&]<bool WHOLE>(Index i) {
+        double* at = pass.chains + i * 8 * PRODUCTS;
+        Doubles chain[8 * PRODUCTS];
+#pragma GCC unroll 24
+        for (int c = 0; c < 8 * PRODUCTS; ++c) chain[c] = pass.column == 0 ? Doubles{} : load_doubles(at + c * lanes);
+#pragma GCC unroll 16
+        for (int c = 0; c < COLUMNS; ++c) {
+            const Index j = pass.column + c;
+            const T* from = pass.x + j * pass.stride + i;
+            if (WHOLE) __builtin_prefetch(from + pass.ahead, 0, 2);
+            const Doubles entry = WHOLE ? load_doubles(from) : load_first_doubles(from, pass.rows - i);
+#pragma GCC unroll 3
+            for (int q = 0; q < PRODUCTS; ++q)
+                chain[8 * q + (FIRST + c) % 8] += entry * (q < factors ? broadcast(product[q].w[j]) : entry);
+        }
+#pragma GCC unroll 24
+        for (int c = 0; c < 8 * PRODUCTS; ++c) store(at + c * lanes, chain[c]);
+    };
+    Index i = 0;
+    for (; i + lanes <= pass.rows; i += lanes) add.template operator()<true>(i);
+    if (i < pass.rows) add.template operator()<false>(i);
+}
+
+// The next columns of d, and how many they were. As the lanes of Lanes8: the last d % 8 columns go to the last chains.
+// Fewer than eight columns go to one chain.
+template <int PRODUCTS, bool SQUARES, class T>
+inline Index add_next_columns(const ColumnPass<T>& pass, Index d, const Product* product) {
+    const auto add = [&]<int COLUMNS, int FIRST>() {
+        add_to_chains<PRODUCTS, SQUARES, COLUMNS, FIRST>(pass, product);
+        return Index{COLUMNS};
+    };
+    const Index left = d - pass.column;
+    if (d < 8) return add.template operator()<1, 0>();
+    if (left >= kChainColumns) return add.template operator()<kChainColumns, 0>();
+    switch (left) {
+        case 1: return add.template operator()<1, 7>();
+        case 2: return add.template operator()<2, 6>();
+        case 3: return add.template operator()<3, 5>();
+        case 4: return add.template operator()<4, 4>();
+        case 5: return add.template operator()<5, 3>();
+        case 6: return add.template operator()<6, 2>();
+        case 7: return add.template operator()<7, 1>();
+        default: return add.template operator()<8, 0>();
+    }
+}
+
+// out[i * stride] = the sum of the chains of row i, every `step`-th vector of rows from `chains` on, and `start`.
+GRADHESS_INLINE void sum_chains(const double* chains, Index step, Index count, double start, double* out,
+                                Index stride) {
+    constexpr int lanes = kDoubleLanes;
+    for (Index i = 0; i < count; i += lanes, chains += step) {
+        const auto s = [&](int c) { return load_doubles(chains + c * lanes); };
+        const Doubles sum = ((s(0) + s(4)) + (s(2) + s(6))) + ((s(1) + s(5)) + (s(3) + s(7))) + broadcast(start);
+        if (stride == 1 && count - i >= lanes) {
+            store(out + i, sum);
+            continue;
+        }
+        alignas(64) double line[lanes];
+        store(line, sum);
+        for (Index r = 0; r < lanes && i + r < count; ++r) out[(i + r) * stride] = line[r];
+    }
+}
+
+template <int PRODUCTS, bool SQUARES, class T>
+__attribute__((noinline)) void multiply_down_columns(const ColumnView<T>& x, Index count, Index d,
+                                                     const Product* product) {
+    constexpr Index of_product = 8 * kDoubleLanes;
+    alignas(64) double chains[8 * PRODUCTS * kChainRows<T>];
+    ColumnPass<T> pass{x.data, x.stride, 0, 0, 0, chains};
+    for (Index i = 0; i < count; i += pass.rows) {
+        pass.x = x.data + i;
+        pass.rows = count - i < kChainRows<T> ? count - i : kChainRows<T>;
+        for (pass.column = 0; pass.column < d;) {
+            // The next columns; at the last ones, the first of the rows that follow.
+            const bool last = d - pass.column <= kChainColumns;
+            pass.ahead = last ? pass.rows - pass.column * pass.stride : kChainColumns * pass.stride;
+            pass.column += add_next_columns<PRODUCTS, SQUARES>(pass, d, product);
+        }
+        for (Index q = 0; q < PRODUCTS; ++q)
+            sum_chains(chains + q * of_product, PRODUCTS * of_product, pass.rows, product[q].start,
+                       product[q].out + i * product[q].stride, product[q].stride);
+    }
+}
+
+// As for rows that are contiguous; that other passes follow is of no interest.
+template <class T, class At>
+inline void multiply_rows(const ColumnView<T>& x, Index count, Index d, Index total, At at, Index /* later */ = 0) {
+    for_products(total, at, [&]<int PRODUCTS, bool SQUARES>(Index, const Product* product) {
+        multiply_down_columns<PRODUCTS, SQUARES>(x, count, d, product);
+    });
+}
+
+// The sums of add_tile for rows whose columns are contiguous, the first of them at x.
+template <int VECTORS, int COUNT, bool PART, class T>
+GRADHESS_INLINE void add_turned_tile(const T* x, Index stride, Index n, const double* coefficients, Index step,
+                                     double* out, Index width, Index part) {
+    constexpr int lanes = kDoubleLanes;
+    ColumnSums<VECTORS, COUNT, PART> sums(out, width, part);
+    const auto add_rows = [&]<bool WHOLE>(Index i) {
+        const Index left = n - i;
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; ++v) {
+            Doubles square[lanes];
+#pragma GCC unroll 8
+            for (int k = 0; k < lanes; ++k) {
+                const T* at = x + (v * lanes + k) * stride + i;
+                if (PART && k >= part) {
+                    square[k] = Doubles{};
+                } else {
+                    square[k] = WHOLE ? load_doubles(at) : load_first_doubles(at, left);
+                }
+            }
+            transpose<double>(square);
+#pragma GCC unroll 8
+            for (int r = 0; r < lanes; ++r) {
+                if (!WHOLE && r >= left) continue;
+#pragma GCC unroll 4
+                for (int c = 0; c < COUNT; ++c) sums.sum[c][v] += square[r] * broadcast(coefficients[c * step + i + r]);
+            }
+        }
+    };
+    Index i = 0;
+    for (; i + lanes <= n; i += lanes) add_rows.template operator()<true>(i);
+    if (i < n) add_rows.template operator()<false>(i);
+    sums.put_back(out, width, part);
+}
+
+template <int COUNT, class T>
+__attribute__((noinline)) void add_columns(const ColumnView<T>& x, Index n, Index d, const double* coefficients,
+                                           Index step, double* out, Index width, const AskedAhead&) {
+    constexpr int lanes = kDoubleLanes;
+    const auto add = [&]<int VECTORS, bool PART>(Index j) {
+        add_turned_tile<VECTORS, COUNT, PART>(x.data + j * x.stride, x.stride, n, coefficients, step, out + j, width,
+                                              d - j);
+    };
+    Index j = 0;
+    for (; j + 2 * lanes <= d; j += 2 * lanes) add.template operator()<2, false>(j);
+    if (j + lanes <= d) {
+        add.template operator()<1, false>(j);
+        j += lanes;
+    }
+    if (j < d) add.template operator()<1, true>(j);
+}
+
+}  // namespace gradhess::cpu::GRADHESS_ISA
