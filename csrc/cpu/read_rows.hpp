@@ -102,24 +102,37 @@ GRADHESS_INLINE void turn_tile(const char* from, Index column_stride, Index ahea
         for (Index j = 0; j < width; ++j) out[i * row_stride + j] = tile[j][i];
 }
 
-// The same for whole tiles of T, by shuffles.
+// The same for whole columns of T, by shuffles.
 template <class T, Index SIDE>
-GRADHESS_INLINE void turn_whole_tile(const char* from, Index column_stride, Index ahead, T* out, Index row_stride) {
+GRADHESS_INLINE void turn_columns_of_tile(const char* from, Index column_stride, Index ahead, Index width, T* out,
+                                          Index row_stride) {
     constexpr int lanes = Simd<T>::lanes;
-    for (Index j = 0; j < SIDE; j += lanes) {
+    const auto turn = [&]<bool WHOLE>(Index j) {
+        const Index valid = width - j;
         for (Index i = 0; i < SIDE; i += lanes) {
             Vector<T> square[lanes];
 #pragma GCC unroll 16
             for (int k = 0; k < lanes; ++k) {
                 const char* at = from + (j + k) * column_stride + i * static_cast<Index>(sizeof(T));
-                __builtin_memcpy(&square[k], at, sizeof square[k]);
-                if (i * sizeof(T) % 64 == 0) ask_ahead<T>(at, 1, ahead);
+                const bool there = WHOLE || k < valid;
+                square[k] = there ? load<Vector<T>>(at) : Vector<T>{};
+                if (there && i * sizeof(T) % 64 == 0) ask_ahead<T>(at, 1, ahead);
             }
             transpose<T>(square);
 #pragma GCC unroll 16
-            for (int k = 0; k < lanes; ++k) store(out + (i + k) * row_stride + j, square[k]);
+            for (int k = 0; k < lanes; ++k) {
+                T* to = out + (i + k) * row_stride + j;
+                if (WHOLE) {
+                    store(to, square[k]);
+                } else {
+                    store_first(to, square[k], valid);
+                }
+            }
         }
-    }
+    };
+    Index j = 0;
+    for (; j + lanes <= width; j += lanes) turn.template operator()<true>(j);
+    if (j < width) turn.template operator()<false>(j);
 }
 
 // Contiguous columns into rows, by way of square tiles: both memories are touched in pieces of a cache line or more.
@@ -143,8 +156,8 @@ inline void transpose_columns(const char* columns, Index column_stride, Index co
             const char* from = columns + j0 * column_stride + i0 * size;
             T* to = out + i0 * d + j0;
             if constexpr (std::is_same_v<T, Source>) {
-                if (width == side && height == side) {
-                    turn_whole_tile<T, side>(from, column_stride, ahead, to, d);
+                if (height == side) {
+                    turn_columns_of_tile<T, side>(from, column_stride, ahead, width, to, d);
                     continue;
                 }
             }

@@ -110,6 +110,29 @@ GRADHESS_INLINE Vector<float> load_first(const float* from, Index count) {
 #endif
 }
 
+// Stores the first `count` entries, fewer than a vector has: nothing after them is written.
+GRADHESS_INLINE void store_first(double* to, Vector<double> v, Index count) {
+#if GRADHESS_VECTOR_BYTES == 64
+    _mm512_mask_storeu_pd(to, static_cast<__mmask8>((1u << count) - 1), v);
+#elif GRADHESS_VECTOR_BYTES == 32
+    const __m256i lane = _mm256_setr_epi64x(0, 1, 2, 3);
+    _mm256_maskstore_pd(to, _mm256_cmpgt_epi64(_mm256_set1_epi64x(count), lane), v);
+#else
+    for (Index j = 0; j < count; ++j) to[j] = v[j];
+#endif
+}
+
+GRADHESS_INLINE void store_first(float* to, Vector<float> v, Index count) {
+#if GRADHESS_VECTOR_BYTES == 64
+    _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), v);
+#elif GRADHESS_VECTOR_BYTES == 32
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    _mm256_maskstore_ps(to, _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), lane), v);
+#else
+    for (Index j = 0; j < count; ++j) to[j] = v[j];
+#endif
+}
+
 #if GRADHESS_VECTOR_BYTES > 16
 // At most as many as half a vector has.
 GRADHESS_INLINE HalfVector<double> load_first_half(const double* from, Index count) {
