@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -94,11 +94,13 @@ def covariance(problem: Problem) -> Call:
     return lambda: gh.StreamingCovariance().partial_fit(problem.X).covariance_
 
 
-def _method(name: str, n_vectors: int | None = None) -> Callable[[Problem], Call]:
+def _method(
+    name: str, n_vectors: int | None = None, order: Literal["C", "F"] = "C"
+) -> Callable[[Problem], Call]:
     def make(problem: Problem) -> Call:
         import gradhess as gh
 
-        gradients = gh.glm_gradients(problem.X, problem.y, problem.coef)
+        gradients = gh.glm_gradients(np.asarray(problem.X, order=order), problem.y, problem.coef)
         method = getattr(gradients, name)
         if n_vectors is None:
             return method
@@ -153,5 +155,7 @@ JOBS = {
     "norms": Job(_method("norms"), _rows(2)),
     "matvec": Job(_method("matvec", 1), _rows(2)),
     "gram_matvec": Job(_method("gram_matvec", 1), _rows(3)),
+    "matvec, Fortran order": Job(_method("matvec", 1, "F"), _rows(2)),
+    "gram_matvec, Fortran order": Job(_method("gram_matvec", 1, "F"), _rows(3)),
     "gram_matvec, 8 vectors": Job(_method("gram_matvec", BLOCK_VECTORS), _rows(1 + 2 * BLOCK_VECTORS)),
 }
