@@ -171,6 +171,7 @@ class Blocks {
         team.barrier();  // before the buffers are used again
     }
 
+    // What one thread does of that, before all add the scatter.
     void add_all_but_scatter(Buffer& buffer, Index b) {
         buffer.complete = close_ || open_rows_ + end(b) == (b + 1) * block_rows_;
         if (!buffer.complete) {

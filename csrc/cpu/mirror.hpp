@@ -41,7 +41,8 @@ GRADHESS_INLINE void mirror_diagonal(const Scatter* lower, Index stride, double 
 }
 
 // Rows [begin, end) of the triangle, `stride` entries from row to row: times `scale` into these rows of `out`, (n, n)
-// and contiguous, which may be `lower`; and into its columns. Rows begin at a multiple of tuning::kMirrorBytes.
+// and contiguous, which may be `lower`; and into its columns. `begin` is a multiple of the rows that
+// take tuning::kMirrorBytes of a column.
 template <class Scatter>
 void mirror(const Scatter* lower, Index stride, Index n, double scale, Scatter* out, Index begin, Index end) {
     using V = Vector<Scatter>;

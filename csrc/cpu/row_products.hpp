@@ -57,15 +57,17 @@ GRADHESS_INLINE void predict_and_multiply(const Rows& rows, const View& x, Index
     multiply_rows(x, n, rows.features, k + total, product, later);
 }
 
-// Products for which columns that are contiguous are read as they lie; for more they are gathered once.
+// Products, predictions among them, for which columns that are contiguous are read as they lie; for more they are
+// gathered once.
 template <class T>
 inline constexpr Index kColumnProducts = sizeof(T) / 2;
 
-// Runs visit(x, i, count) on groups of rows, of which `products` are wanted.
+// Runs visit(x, i, count) on groups of rows, of which `products` are wanted besides predictions.
 template <class T, class Visit>
 GRADHESS_INLINE void for_plain_groups(const Rows& rows, Index first, Index count, Index products,
                                       RowScratch<T>& scratch, Visit visit) {
-    const bool columns = products <= kColumnProducts<T> && columns_in_place<T>(rows);
+    const Index predictions = rows.kind == RowKind::gradient ? rows.outputs : 0;
+    const bool columns = predictions + products <= kColumnProducts<T> && columns_in_place<T>(rows);
     for (Index i = 0; i < count; i += scratch.group) {
         const Index n = count - i < scratch.group ? count - i : scratch.group;
         if (columns) {
@@ -81,7 +83,7 @@ template <class T>
 void norms(const Rows& rows, Index first, Index count, double* out, RowScratch<T>& scratch) {
     const Index k = rows.row_outputs();
     const bool scaled = rows.kind == RowKind::gradient;
-    for_plain_groups(rows, first, count, k, scratch, [&](const auto& x, Index i, Index n) {
+    for_plain_groups(rows, first, count, 1, scratch, [&](const auto& x, Index i, Index n) {
         double* norm = out + i;
         predict_and_multiply(rows, x, n, 1, scratch,
                              [&](Index) { return Product{nullptr, rows.unit_column ? 1.0 : 0.0, norm, 1}; });
