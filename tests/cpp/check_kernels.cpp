@@ -2,11 +2,13 @@
 // run on. .ci/run compiles this for 64-bit Arm and runs it under an emulator.
 #include <cmath>
 #include <cstdio>
+#include <limits>
 #include <random>
 #include <vector>
 
 #include "cpu/accumulate.hpp"
 #include "cpu/dispatch.hpp"
+#include "cpu/rowwise.hpp"
 #include "cpu/totals.hpp"
 
 namespace cpu = gradhess::cpu;
@@ -138,6 +140,57 @@ int pair_failures(const cpu::Isa& isa, Index targets, int q, bool weighted) {
     return bad;
 }
 
+// Products of rows in Fortran order, which have the bits of the same rows in C order.
+template <class T>
+int column_failures(const cpu::Isa& isa, Index n, Index d) {
+    std::mt19937 random(11);
+    std::normal_distribution<double> normal;
+    std::vector<T> by_rows(static_cast<std::size_t>(n * d)), by_columns(by_rows.size());
+    for (Index i = 0; i < n; ++i)
+        for (Index j = 0; j < d; ++j) by_columns[j * n + i] = by_rows[i * d + j] = static_cast<T>(normal(random));
+    std::vector<double> v(static_cast<std::size_t>(d)), u(static_cast<std::size_t>(n));
+    for (double& entry : v) entry = normal(random);
+    for (double& entry : u) entry = normal(random);
+    const auto products = [&](const T* data, Index row_stride, Index column_stride) {
+        cpu::Rows rows;
+        rows.data = data;
+        rows.dtype = sizeof(T) == 8 ? cpu::DType::f64 : cpu::DType::f32;
+        rows.samples = n;
+        rows.features = d;
+        rows.row_stride = row_stride * static_cast<Index>(sizeof(T));
+        rows.column_stride = column_stride * static_cast<Index>(sizeof(T));
+        std::vector<double> out(static_cast<std::size_t>(2 * n + 2 * d));
+        cpu::norms(rows, out.data(), 1, isa);
+        cpu::multiply(rows, v.data(), nullptr, 1, out.data() + n, 1, isa);
+        cpu::multiply_transposed(rows, u.data(), nullptr, nullptr, 1, out.data() + 2 * n, 1, isa);
+        cpu::multiply_transposed(rows, nullptr, v.data(), nullptr, 1, out.data() + 2 * n + d, 1, isa);
+        return out;
+    };
+    const std::vector<double> expected = products(by_rows.data(), d, 1);
+    const std::vector<double> found = products(by_columns.data(), 1, n);
+    int bad = 0;
+    for (std::size_t k = 0; k < found.size(); ++k) bad += !(found[k] == expected[k]);
+    return bad;
+}
+
+// A triangle, halved, and its mirror image: beside it, and in place.
+template <class Scatter>
+int mirror_failures(const cpu::Isa& isa, Index n) {
+    std::vector<Scatter> lower(static_cast<std::size_t>(n * n), std::numeric_limits<Scatter>::quiet_NaN());
+    for (Index i = 0; i < n; ++i)
+        for (Index j = 0; j <= i; ++j) lower[i * n + j] = static_cast<Scatter>(i * n + j);
+    std::vector<Scatter> beside(lower.size());
+    cpu::symmetrize(lower.data(), n, n, 0.5, beside.data(), 2, isa);
+    cpu::symmetrize(lower.data(), n, n, 0.5, lower.data(), 2, isa);
+    int bad = 0;
+    for (Index i = 0; i < n; ++i)
+        for (Index j = 0; j < n; ++j) {
+            const auto exact = static_cast<Scatter>(0.5 * static_cast<double>(i < j ? j * n + i : i * n + j));
+            bad += !(beside[i * n + j] == exact) + !(lower[i * n + j] == exact);
+        }
+    return bad;
+}
+
 }  // namespace
 
 int main() {
@@ -161,6 +214,19 @@ int main() {
                 ++(bad ? failed : passed);
                 if (bad) std::printf("%s: pairs of %ld targets, q %d: %d\n", isa->name, long(targets), q, bad);
             }
+    for (const cpu::Isa* isa : cpu::supported_isas())
+        for (const Index n : {1, 2, 5, 8, 127, 130})
+            for (const Index d : {2, 7, 8, 11, 16, 21, 40}) {
+                const int bad = column_failures<double>(*isa, n, d) + column_failures<float>(*isa, n, d);
+                ++(bad ? failed : passed);
+                if (bad) std::printf("%s: columns, n %ld, d %ld: %d\n", isa->name, long(n), long(d), bad);
+            }
+    for (const cpu::Isa* isa : cpu::supported_isas())
+        for (const Index n : {1, 7, 8, 64, 129, 257, 300}) {
+            const int bad = mirror_failures<double>(*isa, n) + mirror_failures<float>(*isa, n);
+            ++(bad ? failed : passed);
+            if (bad) std::printf("%s: mirrored, n %ld: %d\n", isa->name, long(n), bad);
+        }
     std::printf("%d passed, %d failed\n", passed, failed);
     return failed != 0;
 }
