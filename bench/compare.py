@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
                 for name, path in (("first", chosen.first), ("second", chosen.second))
             }
             print(
-                f"{'job':<22}{'n x d':>16} {'dtype':>8}{'first ms':>10}{'second ms':>10}   first / second (10-90%)"
+                f"{'job':<26}{'n x d':>16} {'dtype':>8}{'first ms':>10}{'second ms':>10}   first / second (10-90%)"
             )
             for job in chosen.job:
                 for dtype in chosen.dtype:
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
                         verdict = timing.verdict(band)
                         first, second = (statistics.median(times[name]) * 1e3 for name in folders)
                         print(
-                            f"{job:<22}{n:>9} x {d:<5}{dtype:>8}{first:10.3f}{second:10.3f}   {band}  {verdict}",
+                            f"{job:<26}{n:>9} x {d:<5}{dtype:>8}{first:10.3f}{second:10.3f}   {band}  {verdict}",
                             flush=True,
                         )
                         rows.append(

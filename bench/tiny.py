@@ -1,8 +1,8 @@
 """Tiny jobs through the Python API, in microseconds a call: what is paid before the first number is multiplied.
 
-"kernels" is the backend alone with everything prepared; the rest of
-``weighted_gram`` is Python. NumPy's ``X.T @ X`` stands beside it: no checks, no weights, no float64 sums. The target
-holds where n d is at most 4096 and n at least d: with fewer rows the result is larger than the data.
+"kernels" is the backend alone with everything prepared; the rest of ``weighted_gram`` is Python. NumPy's ``X.T @ X``
+stands beside it: no checks, no weights, no float64 sums. The target holds where n d is at most 4096 and n at least d:
+with fewer rows the result is larger than the data.
 
     python bench/tiny.py [--dtype TYPE ...] [--rounds N] [--output FILE]
 """

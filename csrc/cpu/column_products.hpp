@@ -80,20 +80,11 @@ inline Index add_next_columns(const ColumnPass<T>& pass, Index d, const Product*
     }
 }
 
-// out[i * stride] = the sum of the chains of row i, every `step`-th vector of rows from `chains` on, and `start`.
-GRADHESS_INLINE void sum_chains(const double* chains, Index step, Index count, double start, double* out,
-                                Index stride) {
-    constexpr int lanes = kDoubleLanes;
-    for (Index i = 0; i < count; i += lanes, chains += step) {
-        const auto s = [&](int c) { return load_doubles(chains + c * lanes); };
-        const Doubles sum = ((s(0) + s(4)) + (s(2) + s(6))) + ((s(1) + s(5)) + (s(3) + s(7))) + broadcast(start);
-        if (stride == 1 && count - i >= lanes) {
-            store(out + i, sum);
-            continue;
-        }
-        alignas(64) double line[lanes];
-        store(line, sum);
-        for (Index r = 0; r < lanes && i + r < count; ++r) out[(i + r) * stride] = line[r];
+// The products of rows [begin, end) from their chains, every `step`-th vector of rows from `chains` on.
+GRADHESS_INLINE void sum_chains(const double* chains, Index step, Index begin, Index end, const Product& product) {
+    for (Index i = begin; i < end; i += kDoubleLanes, chains += step) {
+        const auto s = [&](int c) { return load_doubles(chains + c * kDoubleLanes); };
+        put_products(product, i, end, ((s(0) + s(4)) + (s(2) + s(6))) + ((s(1) + s(5)) + (s(3) + s(7))));
     }
 }
 
@@ -113,8 +104,7 @@ __attribute__((noinline)) void multiply_down_columns(const ColumnView<T>& x, Ind
             pass.column += add_next_columns<PRODUCTS, SQUARES>(pass, d, product);
         }
         for (Index q = 0; q < PRODUCTS; ++q)
-            sum_chains(chains + q * of_product, PRODUCTS * of_product, pass.rows, product[q].start,
-                       product[q].out + i * product[q].stride, product[q].stride);
+            sum_chains(chains + q * of_product, PRODUCTS * of_product, i, i + pass.rows, product[q]);
     }
 }
 

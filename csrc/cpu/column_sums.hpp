@@ -25,9 +25,7 @@ struct ColumnSums {
                 for (int v = 0; v < VECTORS; ++v) store(out + c * width + v * kDoubleLanes, sum[c][v]);
                 continue;
             }
-            alignas(64) double line[kDoubleLanes];
-            store(line, sum[c][0]);
-            for (Index j = 0; j < part; ++j) out[c * width + j] = line[j];
+            store_first(out + c * width, sum[c][0], part);
         }
     }
 };

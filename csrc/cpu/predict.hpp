@@ -64,6 +64,19 @@ struct Product {
     Index stride;
 };
 
+// Writes the products of as many rows as a vector has doubles, those from row i on and before `count`.
+GRADHESS_INLINE void put_products(const Product& product, Index i, Index count, Doubles sums) {
+    sums += broadcast(product.start);
+    if (product.stride == 1 && count - i >= kDoubleLanes) {
+        store(product.out + i, sums);
+        return;
+    }
+    alignas(64) double line[kDoubleLanes];
+    store(line, sums);
+    const Index valid = count - i < kDoubleLanes ? count - i : kDoubleLanes;
+    for (Index r = 0; r < valid; ++r) product.out[(i + r) * product.stride] = line[r];
+}
+
 // How far ahead of a group of rows, `row_bytes` apart, memory is asked for: those that are read side by side, at least.
 GRADHESS_INLINE Index bytes_ahead(Index row_bytes) {
     const Index together = kDoubleLanes * row_bytes;
@@ -152,15 +165,7 @@ __attribute__((noinline)) void multiply_wide(const T* x, Index stride, Index cou
         }
 #pragma GCC unroll 3
         for (int q = 0; q < PRODUCTS; ++q) {
-            const Doubles totals = sum_lanes(sums[q]) + broadcast(product[q].start);
-            if (product[q].stride == 1 && count - i >= batch) {
-                store(product[q].out + i, totals);
-                continue;
-            }
-            alignas(64) double total[batch];
-            store(total, totals);
-            const Index valid = count - i < batch ? count - i : batch;
-            for (Index r = 0; r < valid; ++r) product[q].out[(i + r) * product[q].stride] = total[r];
+            put_products(product[q], i, count, sum_lanes(sums[q]));
         }
     };
     const T* row[batch];
