@@ -62,6 +62,7 @@ SECTIONS: dict[str, dict[str, Target]] = {
         "weighted_gram": AT_THE_FLOOR,
         "covariance": AT_THE_FLOOR,
         "Fortran order": AT_THE_FLOOR,
+        "covariance, Fortran order": AT_THE_FLOOR,
         "float16": Target(ratio=1.0, dtypes=("float32",)),
         "bfloat16": Target(ratio=1.0, dtypes=("float32",)),
         "numba": Target(ratio=3.0, max_d=256),
@@ -70,6 +71,7 @@ SECTIONS: dict[str, dict[str, Target]] = {
         name: AT_BANDWIDTH
         for name in (
             "diagonal",
+            "diagonal, Fortran order",
             "norms",
             "matvec",
             "matvec, Fortran order",

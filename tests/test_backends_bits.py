@@ -214,6 +214,40 @@ def test_a_product_depends_on_its_row_alone(kernels, dtype):
                     np.testing.assert_array_equal(kernels.norms(part, threads=1), norms[start:])
 
 
+def by_columns(rows: Rows) -> Rows:
+    """The same in Fortran order, with neighbours that must not be counted."""
+    n, d = rows.X.shape
+    wider = np.full((n + 5, d + 3), np.nan, rows.X.dtype, order="F")
+    wider[3:-2, 2:-1] = rows.X
+    return replace(rows, X=wider[3:-2, 2:-1])
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("d", [*range(1, 26), 31, 32, 33, 40, 41, 47, 63, 64, 65, 130, 270])
+def test_moments_of_columns_have_the_bits_of_rows(kernels, d, dtype):
+    """Where X is in Fortran order: at every end of a vector, a tree, a line, a group and a slab of rows."""
+    slab = layout.SLAB_ROWS
+    for n, threads in (
+        (3, 1),
+        (8, 1),
+        (15, 1),
+        (41, 1),
+        (slab + 17, 1),
+        (3 * slab - 1, 1),
+        (2 * slab + 9, 2),
+    ):
+        for kind, loss in (("dense", None), ("gradient", "squared"), ("hessian", "poisson")):
+            rows = oracles.make_rows(n, d, dtype=dtype, kind=kind, loss=loss, unit_column=kind == "gradient")
+            columns = by_columns(rows)
+            for structure in ("full", "diagonal", "sum"):
+                for weights, centred in ((None, True), (None, False), (weights_of(rows), n % 2 == 0)):
+                    case = {"structure": structure, "centred": centred, "threads": threads}
+                    oracles.assert_same_bits(
+                        oracles.accumulate(kernels, columns, weights, **case),
+                        oracles.accumulate(kernels, rows, weights, **case),
+                    )
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("d", [*range(1, 26), 31, 32, 33, 40, 47, 64, 200])
 def test_products_of_columns_have_the_bits_of_rows(kernels, d, dtype):
@@ -222,9 +256,7 @@ def test_products_of_columns_have_the_bits_of_rows(kernels, d, dtype):
     for n in (1, 2, 5, 8, 15, 17, 64, 127, 129, 255, 257, 515):
         for kind, loss in (("dense", None), ("gradient", "logistic")):
             rows = oracles.make_rows(n, d, dtype=dtype, kind=kind, loss=loss, unit_column=loss is not None)
-            wider = np.full((n + 5, d + 3), np.nan, dtype, order="F")  # neighbours that must not be counted
-            wider[3:-2, 2:-1] = rows.X
-            columns = replace(rows, X=wider[3:-2, 2:-1])
+            columns = by_columns(rows)
             np.testing.assert_array_equal(kernels.norms(columns, threads=1), kernels.norms(rows, threads=1))
             for m in (1, 2, 4, 5):
                 v, u = rng.standard_normal((rows.n_parameters, m)), rng.standard_normal((n, m))

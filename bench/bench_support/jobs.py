@@ -88,10 +88,14 @@ def weighted_gram(problem: Problem) -> Call:
     return lambda: gh.weighted_gram(problem.X, weights)
 
 
-def covariance(problem: Problem) -> Call:
-    import gradhess as gh
+def _covariance(order: Literal["C", "F"]) -> Callable[[Problem], Call]:
+    def make(problem: Problem) -> Call:
+        import gradhess as gh
 
-    return lambda: gh.StreamingCovariance().partial_fit(problem.X).covariance_
+        X = np.asarray(problem.X, order=order)
+        return lambda: gh.StreamingCovariance().partial_fit(X).covariance_
+
+    return make
 
 
 def _method(
@@ -145,13 +149,15 @@ JOBS = {
     "huber": Job(huber, _gram),
     "custom": Job(custom, _gram, result=_first),
     "weighted_gram": Job(weighted_gram, _gram),
-    "covariance": Job(covariance, _gram),
+    "covariance": Job(_covariance("C"), _gram),
     "Fortran order": Job(squared_fortran, _gram, result=_first),
+    "covariance, Fortran order": Job(_covariance("F"), _gram),
     "float16": Job(squared_float16, _gram, _half),
     "bfloat16": Job(squared_bfloat16, _gram, _half),
     "numba": Job(squared_numba, _gram, result=_first),
     # Row-wise: the residual takes one multiply-add an entry as well.
     "diagonal": Job(_method("diagonal"), _rows(2)),
+    "diagonal, Fortran order": Job(_method("diagonal", order="F"), _rows(2)),
     "norms": Job(_method("norms"), _rows(2)),
     "matvec": Job(_method("matvec", 1), _rows(2)),
     "gram_matvec": Job(_method("gram_matvec", 1), _rows(3)),

@@ -1,5 +1,6 @@
 // The products of predict.hpp and row_products.hpp for rows whose columns are contiguous (Fortran order), without
-// gathering them: the same operations in the same order on every entry, so the same bits.
+// gathering them: the same operations in the same order on every entry, so the same bits. Groups have whole lines of
+// rows (kColumnRows).
 //
 // Products of rows with vectors go down the columns, sixteen at a time: the eight chains of a row are vectors of rows
 // that lie side by side, in the L1 cache between two passes. Sums over rows turn squares of entries in registers.
@@ -34,31 +35,28 @@ template <int PRODUCTS, bool SQUARES, int COLUMNS, int FIRST, class T>
 inline void add_to_chains(const ColumnPass<T>& pass, const Product* product) {
     constexpr int lanes = kDoubleLanes;
     constexpr int factors = PRODUCTS - (SQUARES ? 1 : 0);
-    const auto add = [&]<bool WHOLE>(Index i) {
+    for (Index i = 0; i < pass.rows; i += lanes) {
         double* at = pass.chains + i * 8 * PRODUCTS;
         Doubles chain[8 * PRODUCTS];
 #pragma GCC unroll 24
         for (int c = 0; c < 8 * PRODUCTS; ++c) chain[c] = pass.column == 0 ? Doubles{} : load_doubles(at + c * lanes);
+        const T* from = pass.x + pass.column * pass.stride + i;
 #pragma GCC unroll 16
-        for (int c = 0; c < COLUMNS; ++c) {
-            const Index j = pass.column + c;
-            const T* from = pass.x + j * pass.stride + i;
-            if (WHOLE) __builtin_prefetch(from + pass.ahead, 0, 2);
-            const Doubles entry = WHOLE ? load_doubles(from) : load_first_doubles(from, pass.rows - i);
+        for (int c = 0; c < COLUMNS; ++c, from += pass.stride) {
+            asm("" : "+r"(from));  // one register: GCC would keep an address for every column, on the stack
+            __builtin_prefetch(from + pass.ahead, 0, 2);
+            const Doubles entry = load_doubles(from);
 #pragma GCC unroll 3
             for (int q = 0; q < PRODUCTS; ++q)
-                chain[8 * q + (FIRST + c) % 8] += entry * (q < factors ? broadcast(product[q].w[j]) : entry);
+                chain[8 * q + (FIRST + c) % 8] +=
+                    entry * (q < factors ? broadcast(product[q].w[pass.column + c]) : entry);
         }
 #pragma GCC unroll 24
         for (int c = 0; c < 8 * PRODUCTS; ++c) store(at + c * lanes, chain[c]);
-    };
-    Index i = 0;
-    for (; i + lanes <= pass.rows; i += lanes) add.template operator()<true>(i);
-    if (i < pass.rows) add.template operator()<false>(i);
+    }
 }
 
 // The next columns of d, and how many they were. As the lanes of Lanes8: the last d % 8 columns go to the last chains.
-// Fewer than eight columns go to one chain.
 template <int PRODUCTS, bool SQUARES, class T>
 inline Index add_next_columns(const ColumnPass<T>& pass, Index d, const Product* product) {
     const auto add = [&]<int COLUMNS, int FIRST>() {
@@ -66,7 +64,6 @@ inline Index add_next_columns(const ColumnPass<T>& pass, Index d, const Product*
         return Index{COLUMNS};
     };
     const Index left = d - pass.column;
-    if (d < 8) return add.template operator()<1, 0>();
     if (left >= kChainColumns) return add.template operator()<kChainColumns, 0>();
     switch (left) {
         case 1: return add.template operator()<1, 7>();
@@ -85,6 +82,19 @@ GRADHESS_INLINE void sum_chains(const double* chains, Index step, Index begin, I
     for (Index i = begin; i < end; i += kDoubleLanes, chains += step) {
         const auto s = [&](int c) { return load_doubles(chains + c * kDoubleLanes); };
         put_products(product, i, end, ((s(0) + s(4)) + (s(2) + s(6))) + ((s(1) + s(5)) + (s(3) + s(7))));
+    }
+}
+
+// Fewer than eight columns: one chain each.
+template <class T>
+inline void multiply_narrow(const ColumnView<T>& x, Index count, Index d, const Product& product) {
+    for (Index i = 0; i < count; i += kDoubleLanes) {
+        Doubles sum = {};
+        for (Index j = 0; j < d; ++j) {
+            const Doubles entry = load_doubles(x.data + j * x.stride + i);
+            sum += entry * (product.w ? broadcast(product.w[j]) : entry);
+        }
+        put_products(product, i, count, sum);
     }
 }
 
@@ -112,42 +122,35 @@ __attribute__((noinline)) void multiply_down_columns(const ColumnView<T>& x, Ind
 template <class T, class At>
 inline void multiply_rows(const ColumnView<T>& x, Index count, Index d, Index total, At at, Index /* later */ = 0) {
     for_products(total, at, [&]<int PRODUCTS, bool SQUARES>(Index, const Product* product) {
-        multiply_down_columns<PRODUCTS, SQUARES>(x, count, d, product);
+        if (d >= 8) return multiply_down_columns<PRODUCTS, SQUARES>(x, count, d, product);
+        for (int p = 0; p < PRODUCTS; ++p) multiply_narrow(x, count, d, product[p]);
     });
 }
 
-// The sums of add_tile for rows whose columns are contiguous, the first of them at x.
+// The sums of add_tile for rows whose columns are contiguous, the first of them at x. Asks for the next group of rows.
 template <int VECTORS, int COUNT, bool PART, class T>
 GRADHESS_INLINE void add_turned_tile(const T* x, Index stride, Index n, const double* coefficients, Index step,
                                      double* out, Index width, Index part) {
     constexpr int lanes = kDoubleLanes;
     ColumnSums<VECTORS, COUNT, PART> sums(out, width, part);
-    const auto add_rows = [&]<bool WHOLE>(Index i) {
-        const Index left = n - i;
+    for (Index i = 0; i < n; i += lanes) {
 #pragma GCC unroll 2
         for (int v = 0; v < VECTORS; ++v) {
             Doubles square[lanes];
 #pragma GCC unroll 8
             for (int k = 0; k < lanes; ++k) {
                 const T* at = x + (v * lanes + k) * stride + i;
-                if (PART && k >= part) {
-                    square[k] = Doubles{};
-                } else {
-                    square[k] = WHOLE ? load_doubles(at) : load_first_doubles(at, left);
-                }
+                square[k] = PART && k >= part ? Doubles{} : load_doubles(at);
+                if (i * sizeof(T) % 64 == 0 && !(PART && k >= part)) __builtin_prefetch(at + n, 0, 2);
             }
             transpose<double>(square);
 #pragma GCC unroll 8
             for (int r = 0; r < lanes; ++r) {
-                if (!WHOLE && r >= left) continue;
 #pragma GCC unroll 4
                 for (int c = 0; c < COUNT; ++c) sums.sum[c][v] += square[r] * broadcast(coefficients[c * step + i + r]);
             }
         }
-    };
-    Index i = 0;
-    for (; i + lanes <= n; i += lanes) add_rows.template operator()<true>(i);
-    if (i < n) add_rows.template operator()<false>(i);
+    }
     sums.put_back(out, width, part);
 }
 

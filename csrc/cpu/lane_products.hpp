@@ -27,17 +27,19 @@ inline constexpr Index kRowsTogether = 8;
 // Memory that is asked for while products are formed: one line with each line of a tile, and what is to be asked for
 // besides before it. When there is no more, some that is in cache.
 struct NextLines {
-    const char* next;
-    const char* end;
+    MemoryAhead memory;
     const char* idle;
     Index each;  // lines for each line of a tile
 
     // Says from where on a tile of so many lines is to ask, and steps over what it will have asked for.
     GRADHESS_INLINE const char* of_tile(Index lines) {
-        if (next >= end) return idle;
-        const char* first = next;
-        for (Index extra = (each - 1) * lines; extra > 0; --extra, first += 64) __builtin_prefetch(first, 0, 2);
-        next = first + lines * 64;
+        if (!memory.any()) return idle;
+        for (Index extra = (each - 1) * lines; extra > 0; --extra) {
+            __builtin_prefetch(memory.at, 0, 2);
+            memory.step();
+        }
+        const char* first = memory.at;
+        memory.skip(lines);
         return first;
     }
 };
@@ -150,14 +152,14 @@ GRADHESS_INLINE void multiply_block(const T* left, const LaneColumns<T>& z, Inde
 }
 
 // Rows [begin, end) of C, `begin` a multiple of kLaneColumns: products of the columns `left` (as `z`, or weighted) with
-// those of z. Asks for the memory from `next` to `end_of_next` meanwhile.
+// those of z. Asks for `memory` meanwhile.
 template <class T, class Scatter>
 inline void multiply_columns_by_lanes(const T* left, const LaneColumns<T>& z, Index begin, Index end,
-                                      const Target<Scatter>& target, const char* next, const char* end_of_next) {
+                                      const Target<Scatter>& target, const MemoryAhead& memory) {
     const Index blocks = (end + kLaneColumns - 1) / kLaneColumns;
     const Index steps = blocks * (blocks + 1) / 2 * z.lines;
-    const Index each = ((end_of_next - next) / 64 + steps - 1) / steps;
-    NextLines ahead{next, end_of_next, reinterpret_cast<const char*>(z.data), each > 1 ? each : 1};
+    const Index each = (memory.lines_in_all() + steps - 1) / steps;
+    NextLines ahead{memory, reinterpret_cast<const char*>(z.data), each > 1 ? each : 1};
     // Eight rows and a block of columns stay in the L1 cache.
     for (Index first = begin; first < end; first += kRowsTogether) {
         const Index last = end - first < kRowsTogether ? end : first + kRowsTogether;

@@ -1,6 +1,7 @@
 // Slabs of rows that are summed by lanes: eta, the loss, the factor, the shift and the sums on the way into transposed
 // columns, and their products from there. Where a slab has been packed in panels before (its shift was not known, or a
-// team shares it), these are transposed: the same numbers in the same places, so the same bits.
+// team shares it), these are transposed: the same numbers in the same places, so the same bits. Columns that are
+// contiguous are there already, scaled and shifted on the way.
 //
 // Slabs whose rows nearly fill a line or two are multiplied as they are read (rotated_products.hpp).
 //
@@ -13,10 +14,6 @@
 #include "rotated_products.hpp"
 
 namespace gradhess::cpu::GRADHESS_ISA {
-
-// Rows that are turned together: whole trees, and whole squares of lanes.
-template <class T>
-inline constexpr int kTurnedRows = Simd<T>::lanes > kTreeRows ? Simd<T>::lanes : static_cast<int>(kTreeRows);
 
 // Stores a vector of columns of kTurnedRows rows: the first `wanted` of its columns, from `at` on.
 template <class T>
@@ -72,7 +69,7 @@ inline void multiply_lane_slab(const Slab<T>& slab, const LaneColumns<T>& z, Ind
         weight_columns(z, begin, end, scratch.lane_weights, scratch.weighted_columns);
         left = scratch.weighted_columns;
     }
-    multiply_columns_by_lanes(left, z, begin, end, target, scratch.ahead, scratch.ahead_end);
+    multiply_columns_by_lanes(left, z, begin, end, target, scratch.ahead);
 }
 
 // A vector of columns from `column` on of some rows, into z from row `row0` on, and its sums onto `sum`. The last rows
@@ -88,9 +85,9 @@ GRADHESS_INLINE void turn_columns(const Packing<T>& packing, Index count, Index 
     const V by = SHIFTED ? load<V>(packing.shift + column) : V{};
     Doubles total[parts];
     for (int k = 0; k < parts; ++k) total[k] = load_doubles(sum + column + k * kDoubleLanes);
-    const T* from = packing.x + column;
+    const T* from = packing.x.data + column;
     const auto read = [&](Index i) {
-        V z_i = PART ? load_first(from + i * packing.stride, valid) + ones : load<V>(from + i * packing.stride);
+        V z_i = PART ? load_first(from + i * packing.x.stride, valid) + ones : load<V>(from + i * packing.x.stride);
         if (SCALED) z_i = rounded(z_i * broadcast(packing.factor[i]));
         if (SHIFTED) z_i -= by;
         return z_i;
@@ -113,6 +110,47 @@ GRADHESS_INLINE void turn_columns(const Packing<T>& packing, Index count, Index 
     for (int k = 0; k < parts; ++k) store(sum + column + k * kDoubleLanes, total[k]);
 }
 
+// The same for rows whose columns are contiguous: they stay as they are, and only their sums are turned.
+template <bool PART, bool SCALED, bool SHIFTED, class T>
+GRADHESS_INLINE void copy_columns(const Packing<T, ColumnView<T>>& packing, Index count, Index column, Index wanted,
+                                  const LaneColumns<T>& z, Index row0, double* sum) {
+    using V = Vector<T>;
+    constexpr int lanes = Simd<T>::lanes;
+    constexpr int parts = lanes / kDoubleLanes;
+    constexpr int squares = kTurnedRows<T> / lanes;
+    constexpr int trees = kTurnedRows<T> / static_cast<int>(kTreeRows);
+    Doubles total[parts];
+    for (int k = 0; k < parts; ++k) total[k] = load_doubles(sum + column + k * kDoubleLanes);
+    T* to = z.data + column * z.stride + row0;
+    for (Index i = 0; i < count; i += kTurnedRows<T>) {
+        V tree[squares > trees ? squares : trees];
+#pragma GCC unroll 4
+        for (int s = 0; s < squares; ++s) {
+            const Index at = i + s * lanes;
+            V square[lanes];
+            load_square<PART>(packing.x, at, column, packing.features, square);
+            if (PART && packing.unit) square[packing.features - column] = broadcast(T(1));
+            V weight = {};
+            for (int r = 0; packing.weight && r < lanes; ++r) weight[r] = static_cast<T>(packing.weight[at + r]);
+#pragma GCC unroll 16
+            for (int c = 0; c < lanes; ++c) {
+                if (SCALED) square[c] = rounded(square[c] * load<V>(packing.factor + at));
+                if (SHIFTED) square[c] -= broadcast(packing.shift[column + c]);
+                if (!PART || c < wanted) store(to + c * z.stride + at, square[c]);
+                if (packing.weight) square[c] = rounded(square[c] * weight);
+            }
+            sum_neighbours<T>(square);
+#pragma GCC unroll 2
+            for (int t = 0; t < (trees > squares ? trees : 1); ++t) tree[s + t] = square[t];
+        }
+        if constexpr (squares == 4) tree[0] = (tree[0] + tree[1]) + (tree[2] + tree[3]);
+        if constexpr (squares == 2) tree[0] += tree[1];
+#pragma GCC unroll 2
+        for (int t = 0; t < trees; ++t) add_doubles(total, tree[t]);
+    }
+    for (int k = 0; k < parts; ++k) store(sum + column + k * kDoubleLanes, total[k]);
+}
+
 GRADHESS_INLINE HalfVector<double> half_as_doubles(HalfVector<double> v) { return v; }
 GRADHESS_INLINE Doubles half_as_doubles(HalfVector<float> v) { return to_doubles(v); }
 
@@ -132,7 +170,7 @@ GRADHESS_INLINE void turn_half_columns(const Packing<T>& packing, Index count, I
     if (SHIFTED) by = join_halves<T>(load<H>(packing.shift + column), load<H>(packing.shift + column));
     using Total = decltype(half_as_doubles(ones));
     Total total = load<Total>(sum + column);
-    const T* from = packing.x + column;
+    const T* from = packing.x.data + column;
     const auto turn = [&]<bool WHOLE>(Index i) {
         V entry[vectors];
         const auto row = [&](int v, int half) { return i + v / piece * 2 * piece + half * piece + v % piece; };
@@ -143,7 +181,7 @@ GRADHESS_INLINE void turn_half_columns(const Packing<T>& packing, Index count, I
         };
 #pragma GCC unroll 8
         for (int v = 0; v < vectors; ++v) {
-            entry[v] = both(v, [&](Index r) { return load_first_half(from + r * packing.stride, valid) + ones; });
+            entry[v] = both(v, [&](Index r) { return load_first_half(from + r * packing.x.stride, valid) + ones; });
             if (SCALED) entry[v] = rounded(entry[v] * both(v, [&](Index r) { return packing.factor[r] - H{}; }));
             if (SHIFTED) entry[v] -= WHOLE ? by : both(v, [&](Index) { return load<H>(packing.shift + column); });
         }
@@ -195,10 +233,10 @@ GRADHESS_INLINE void turn_single_column(const Packing<T>& packing, Index count, 
         const Index left = count > i ? count - i : 0;  // none where only a line is filled up
         const Index valid = left < rows ? left : rows;
         for (Index r = 0; !WHOLE && r < valid; ++r) {
-            last[0][r] = packing.x[i + r];
+            last[0][r] = packing.x.data[i + r];
             if (SCALED) last[1][r] = packing.factor[i + r];
         }
-        const T* x = WHOLE ? packing.x + i : last[0];
+        const T* x = WHOLE ? packing.x.data + i : last[0];
         const T* factor = WHOLE ? packing.factor + i : last[1];
 #pragma GCC unroll 4
         for (Index r = 0; r < rows; r += lanes) {
@@ -228,7 +266,7 @@ template <bool SCALED, bool SHIFTED, class T>
 __attribute__((noinline)) void turn_rows(const Packing<T>& packing, Index count, Index parameters,
                                          const LaneColumns<T>& z, Index row0, double* sum) {
     constexpr Index lanes = Simd<T>::lanes;
-    if (parameters == 1 && packing.features == 1 && packing.stride == 1)
+    if (parameters == 1 && packing.features == 1 && packing.x.stride == 1)
         return turn_single_column<SCALED, SHIFTED>(packing, count, z, row0, sum);
     Index column = 0;
     for (; column + lanes <= packing.features; column += lanes)
@@ -241,6 +279,40 @@ __attribute__((noinline)) void turn_rows(const Packing<T>& packing, Index count,
     turn_columns<true, SCALED, SHIFTED>(packing, count, column, parameters - column, z, row0, sum);
 }
 
+template <bool SCALED, bool SHIFTED, class T>
+__attribute__((noinline)) void turn_rows(const Packing<T, ColumnView<T>>& packing, Index count, Index parameters,
+                                         const LaneColumns<T>& z, Index row0, double* sum) {
+    constexpr Index lanes = Simd<T>::lanes;
+    Index column = 0;
+    for (; column + lanes <= packing.features; column += lanes)
+        copy_columns<false, SCALED, SHIFTED>(packing, count, column, lanes, z, row0, sum);
+    if (column < parameters)
+        copy_columns<true, SCALED, SHIFTED>(packing, count, column, parameters - column, z, row0, sum);
+}
+
+// Rows that are turned at a time where they are summed by rotation: they stay in the L1 cache.
+inline constexpr Index kRotatedRows = 64;
+
+// `read` where the rows have been read before, to be predicted: then those of the next group are asked for.
+template <bool SCALED, bool SHIFTED, class T>
+inline void rotate_columns(const Packing<T, ColumnView<T>>& packing, Index count, bool read, RowScratch<T>& scratch,
+                           double* sum) {
+    Packing<T> turned;
+    turned.x = {scratch.gathered, packing.features};
+    turned.features = packing.features;
+    turned.unit = packing.unit;
+    turned.shift = packing.shift;
+    constexpr auto size = static_cast<Index>(sizeof(T));
+    for (Index i = 0; i < count; i += kRotatedRows) {
+        const Index n = count - i < kRotatedRows ? count - i : kRotatedRows;
+        transpose_columns<T, T>(reinterpret_cast<const char*>(packing.x.data + i), packing.x.stride * size, n,
+                                packing.features, scratch.gathered, read ? count : n);
+        turned.factor = SCALED ? packing.factor + i : nullptr;
+        turned.weight = packing.weight ? packing.weight + i : nullptr;
+        rotate_rows<SCALED, SHIFTED>(turned, n, scratch.rotated, sum, nullptr);
+    }
+}
+
 // Rows [begin, begin + count), which are a slab: their column sums into `sum`, their products onto `target`, their
 // losses and weights into the slab. `shift` (padded) is subtracted where it is given.
 template <class T, class Scatter>
@@ -251,31 +323,35 @@ void lane_slab(const Rows& rows, const double* weights, Index begin, Index count
     const LaneColumns<T> z = lane_columns(scratch, count);
     for (Index c = 0; c < padded; ++c) sum[c] = 0.0;
     for (Index c = 0; shift && c < padded; ++c) scratch.shift[c] = static_cast<T>(shift[c]);
-    Packing<T> packing;
-    packing.features = rows.features;
-    packing.unit = rows.unit_column;
-    packing.factor = rows.kind == RowKind::gradient ? scratch.factor : nullptr;
-    packing.shift = shift ? scratch.shift : nullptr;
     for (Index k = 0; rotates && k < kRotatedSums; ++k) scratch.rotated[k] = 0;
-    for (Index i = 0; i < count; i += scratch.group) {
-        const Index n = count - i < scratch.group ? count - i : scratch.group;
-        const RowView<T> x = read_group(rows, weights, begin + i, n, slab, i, scratch);
-        packing.x = x.data;
-        packing.stride = x.stride;
+    const auto add = [&]<class View>(const View& x, Index i, Index n) {
+        describe_group(rows, weights, x, begin + i, n, slab, i, scratch);
+        Packing<T, View> packing;
+        packing.x = x;
+        packing.features = rows.features;
+        packing.unit = rows.unit_column;
+        packing.factor = rows.kind == RowKind::gradient ? scratch.factor : nullptr;
+        packing.shift = shift ? scratch.shift : nullptr;
         packing.weight = slab.weighted ? slab.weight + i : nullptr;
-        const auto turn = [&]<bool SCALED>() {
+        const auto turn = [&]<bool SCALED, bool SHIFTED>() {
             if constexpr (kRotates) {
-                const char* ahead = scratch.ahead < scratch.ahead_end ? scratch.ahead + i * rows.row_stride : nullptr;
-                if (rotates) {
-                    return shift ? rotate_rows<SCALED, true>(packing, n, scratch.rotated, sum, ahead)
-                                 : rotate_rows<SCALED, false>(packing, n, scratch.rotated, sum, ahead);
+                if constexpr (std::is_same_v<View, ColumnView<T>>) {
+                    if (rotates)
+                        return rotate_columns<SCALED, SHIFTED>(packing, n, rows.kind != RowKind::dense, scratch, sum);
+                } else {
+                    const char* ahead = scratch.ahead.in_one_piece() ? scratch.ahead.at + i * rows.row_stride : nullptr;
+                    if (rotates) return rotate_rows<SCALED, SHIFTED>(packing, n, scratch.rotated, sum, ahead);
                 }
             }
-            shift ? turn_rows<SCALED, true>(packing, n, target.parameters, z, i, sum)
-                  : turn_rows<SCALED, false>(packing, n, target.parameters, z, i, sum);
+            turn_rows<SCALED, SHIFTED>(packing, n, target.parameters, z, i, sum);
         };
-        packing.factor ? turn.template operator()<true>() : turn.template operator()<false>();
-    }
+        if (packing.factor) {
+            shift ? turn.template operator()<true, true>() : turn.template operator()<true, false>();
+        } else {
+            shift ? turn.template operator()<false, true>() : turn.template operator()<false, false>();
+        }
+    };
+    visit_groups(rows, columns_in_place<T>(rows), begin, count, scratch, add);
     if constexpr (kRotates) {
         if (rotates) return add_rotated(scratch.rotated, target);
     }

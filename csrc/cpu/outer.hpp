@@ -10,7 +10,6 @@
 #pragma once
 
 #include <cmath>
-#include <utility>
 
 #include "rank_update.hpp"
 
@@ -20,9 +19,8 @@ namespace gradhess::cpu::GRADHESS_ISA {
 template <class T>
 void pack_plain(const T* rows, Index count, Index features, bool unit_column, Slab<T>& slab, Index row0) {
     Packing<T> packing;
-    packing.x = rows;
-    packing.stride = packing.features = features;
-    packing.readable = count * features;
+    packing.x = {rows, features};
+    packing.features = features;
     packing.unit = unit_column;
     pack_rows(packing, count, slab, row0);
 }
@@ -72,15 +70,16 @@ void outer_update(const Slab<T>& slab, const double* scale, const Tile& tile, co
     T* scale_as_t = scaled + slab.rows * panel;
     for (Index r = 0; r < slab.rows; ++r) scale_as_t[r] = static_cast<T>(scale[r]);
     const bool fit = fits<T>(scale, slab.rows);
-    const char* next_panel = nullptr;  // asked for while this one is multiplied, for the next to be scaled from cache
+    MemoryAhead next_panel;  // asked for while this one is multiplied, for the next to be scaled from cache
     for (Index row = tile.row_begin; row < tile.row_end; row += strip_rows) {
         if (row % panel == 0) {
             const T* plain = slab.panels + row / panel * slab.panel_stride;
             scale_panel(plain, slab.rows, scale, scale_as_t, fit, scaled);
-            if (row + panel < tile.row_end) next_panel = reinterpret_cast<const char*>(plain + slab.panel_stride);
+            next_panel = {};
+            if (row + panel < tile.row_end) next_panel = {plain + slab.panel_stride, panel_bytes(slab)};
         }
         multiply_strip(slab, scaled + row % panel, tile, target, row,
-                       [&]() -> const char* { return std::exchange(next_panel, nullptr); });
+                       [&]() -> MemoryAhead* { return next_panel.any() ? &next_panel : nullptr; });
     }
 }
 

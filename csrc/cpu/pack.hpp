@@ -1,25 +1,36 @@
 // Rows into the panels of a slab (slab.hpp): scaled, shifted, and summed by trees of eight rows on the way.
 //
-// Cost per entry: one load, a product, a difference and half an addition where they are wanted, one store.
+// Cost per entry: one load, a product, a difference and half an addition where they are wanted, one store; and where
+// columns are contiguous, the shuffles that turn squares of them (log2 of the lanes for a vector).
 #pragma once
 
-#include "simd.hpp"
 #include "slab.hpp"
+#include "transpose.hpp"
+#include "views.hpp"
 
 namespace gradhess::cpu::GRADHESS_ISA {
 
 template <class T>
 inline constexpr int kPanel = Simd<T>::lanes < 4 ? 4 : Simd<T>::lanes;
 
-// The first `valid` entries of a row times `scale`, then `scale` itself where there is a unit column, then zeros.
-template <class V, class T>
-GRADHESS_INLINE V cut_row(V row, T scale, Index valid, bool unit) {
-    constexpr int lanes = sizeof(V) / sizeof(T);
-    V lane;
-    for (int v = 0; v < lanes; ++v) lane[v] = static_cast<T>(v);
-    const V end = broadcast(static_cast<T>(valid));
-    const V after = lane == end ? broadcast(unit ? scale : T(0)) : V{};
-    return lane < end ? row * broadcast(scale) : after;
+// Rows that are turned together: whole trees, and whole squares of lanes.
+template <class T>
+inline constexpr int kTurnedRows = Simd<T>::lanes > kTreeRows ? Simd<T>::lanes : static_cast<int>(kTreeRows);
+static_assert(kColumnRows<float> % kTurnedRows<float> == 0 && kColumnRows<double> % kTurnedRows<double> == 0);
+
+// So many rows of a vector of columns, turned in registers. FEWER as in load_square.
+template <bool FEWER, class T>
+GRADHESS_INLINE void load_rows(const ColumnView<T>& x, Index i, Index j, Index columns,
+                               Vector<T> (&row)[kTurnedRows<T>]) {
+    constexpr int lanes = Simd<T>::lanes;
+#pragma GCC unroll 4
+    for (int first = 0; first < kTurnedRows<T>; first += lanes) {
+        Vector<T> square[lanes];
+        load_square<FEWER>(x, i + first, j, columns, square);
+        transpose<T>(square);
+#pragma GCC unroll 16
+        for (int r = 0; r < lanes; ++r) row[first + r] = square[r];
+    }
 }
 
 // Of kTreeRows entries.
@@ -36,105 +47,103 @@ GRADHESS_INLINE T* tree_at(const Slab<T>& slab, Index row) {
 
 // What becomes of a row on its way into the slab: (x_i, 1 where `unit`) * factor[i] - shift; no factor and no shift
 // where they are null.
-template <class T>
+template <class T, class View = RowView<T>>
 struct Packing {
-    const T* x = nullptr;
-    Index stride = 0;
-    Index readable = 0;  // entries that may be read from x on
+    View x = {};
     Index features = 0;
     bool unit = false;
     const T* factor = nullptr;
     const T* shift = nullptr;
     const double* weight = nullptr;  // of each row in the tree sums; null for one
+
+    // Ones in the column after the last, of a vector that begins at `column`.
+    GRADHESS_INLINE Vector<T> unit_column(Index column) const {
+        Vector<T> ones = {};
+        if (unit && features >= column) ones[features - column] = T(1);
+        return ones;
+    }
 };
 
-// Eight rows, and their weighted sums where slab.trees is given: a tree in T, fewer than eight rows filled up with
-// zeros.
-template <bool SCALED, bool SHIFTED, class T>
-GRADHESS_INLINE void pack_eight(const Packing<T>& packing, Index i, Slab<T>& slab, Index row) {
+// A vector of columns of eight rows, of which the first `left` where not WHOLE and zeros: scaled, shifted, into their
+// panel from row `row` on, and their weighted sums where slab.trees is given: a tree in T. The first is row i of the
+// group.
+template <bool WHOLE, bool SCALED, bool SHIFTED, class T, class View>
+GRADHESS_INLINE void put_eight(Vector<T>* entry, const Packing<T, View>& packing, Index i, Index left, Index column,
+                               Slab<T>& slab, Index row) {
     using V = Vector<T>;
     constexpr int panel = kPanel<T>;
-    constexpr int lanes = Simd<T>::lanes;
-    const T* first = packing.x + i * packing.stride;
-    // A vector of columns from `column` on; where PART, fewer than a vector has, and the ones after them.
-    const auto pack = [&]<bool PART>(Index column) {
-        const Index valid = packing.features - column;
-        V ones = {};
-        if (PART && packing.unit && valid >= 0) ones[valid] = T(1);
-        const V by = SHIFTED ? load<V>(packing.shift + column) : V{};
-        T* out = slab.panels + column / panel * slab.panel_stride + row * panel + column % panel;
-        V entry[kTreeRows];
+    const V by = SHIFTED ? load<V>(packing.shift + column) : V{};
+    T* out = slab.panels + column / panel * slab.panel_stride + row * panel + column % panel;
 #pragma GCC unroll 8
-        for (int r = 0; r < kTreeRows; ++r) {
-            const T* in = first + r * packing.stride + column;
-            entry[r] = PART ? (valid > 0 ? load_first(in, valid) : V{}) + ones : load<V>(in);
-            if (SCALED) entry[r] *= broadcast(packing.factor[i + r]);
-            if (SHIFTED) entry[r] = rounded(entry[r]) - by;
-            store(out + r * panel, entry[r]);
-        }
-        if (!slab.trees) return;
-        if (packing.weight) {
-#pragma GCC unroll 8
-            for (int r = 0; r < kTreeRows; ++r)
-                entry[r] = rounded(entry[r] * broadcast(static_cast<T>(packing.weight[i + r])));
-        }
-        store(tree_at(slab, row) + column, sum_of_tree(entry));
-    };
-    const Index end = slab.n_panels * panel;
-    Index column = 0;
-    for (; column + lanes <= packing.features; column += lanes) pack.template operator()<false>(column);
-    for (; column < end; column += lanes) pack.template operator()<true>(column);
-}
-
-// The same for fewer rows, entry by entry where a vector would pass the end of the rows.
-template <bool SCALED, bool SHIFTED, class T>
-inline void pack_rest(const Packing<T>& packing, Index i, Index count, Slab<T>& slab, Index row) {
-    using V = Vector<T>;
-    constexpr int panel = kPanel<T>;
-    constexpr int lanes = Simd<T>::lanes;
-    const Index d = packing.features;
-    for (Index p = 0; p < slab.n_panels; ++p) {
-        T* out = slab.panels + p * slab.panel_stride + row * panel;
-        for (Index r = 0; r < count; ++r) {
-            const Index at = (i + r) * packing.stride + p * panel;
-            const T scale = SCALED ? packing.factor[i + r] : T(1);
-            if (packing.stride > 0 && at + panel <= packing.readable) {
-                for (int v = 0; v < panel; v += lanes)
-                    store(out + r * panel + v,
-                          cut_row(load<V>(packing.x + at + v), scale, d - p * panel - v, packing.unit));
-            } else {
-                for (int v = 0; v < panel; ++v) {
-                    const Index j = p * panel + v;
-                    out[r * panel + v] = j < d ? packing.x[at + v] * scale : (j == d && packing.unit ? scale : T(0));
-                }
-            }
-        }
-        for (int v = 0; v < panel; v += lanes) {
-            if (SHIFTED) {
-                const V by = load<V>(packing.shift + p * panel + v);
-                for (Index r = 0; r < count; ++r) store(out + r * panel + v, load<V>(out + r * panel + v) - by);
-            }
-            if (!slab.trees) continue;
-            V entry[kTreeRows] = {};
-            for (Index r = 0; r < count; ++r) {
-                entry[r] = load<V>(out + r * panel + v);
-                if (packing.weight) entry[r] = rounded(entry[r] * broadcast(static_cast<T>(packing.weight[i + r])));
-            }
-            store(tree_at(slab, row) + p * panel + v, sum_of_tree(entry));
-        }
+    for (int r = 0; r < kTreeRows; ++r) {
+        if (!WHOLE && r >= left) break;
+        if (SCALED) entry[r] *= broadcast(packing.factor[i + r]);
+        if (SHIFTED) entry[r] = rounded(entry[r]) - by;
+        store(out + r * panel, entry[r]);
     }
+    if (!slab.trees) return;
+    if (packing.weight) {
+#pragma GCC unroll 8
+        for (int r = 0; r < kTreeRows; ++r)
+            if (WHOLE || r < left) entry[r] = rounded(entry[r] * broadcast(static_cast<T>(packing.weight[i + r])));
+    }
+    store(tree_at(slab, row) + column, sum_of_tree(entry));
 }
 
 // Packs `count` rows; the first becomes row `row0` of the slab, a multiple of kTreeRows where trees are wanted.
 template <bool SCALED, bool SHIFTED, class T>
 GRADHESS_INLINE void pack_as(const Packing<T>& packing, Index count, Slab<T>& slab, Index row0) {
+    constexpr Index lanes = Simd<T>::lanes;
+    const Index end = slab.n_panels * kPanel<T>;
+    const auto pack_eight = [&]<bool WHOLE>(Index i) {
+        const T* first = packing.x.data + i * packing.x.stride;
+        // A vector of columns; where PART, fewer than a vector has, and the ones after them.
+        const auto pack = [&]<bool PART>(Index column) {
+            const Index valid = packing.features - column;
+            const Vector<T> ones = PART ? packing.unit_column(column) : Vector<T>{};
+            Vector<T> entry[kTreeRows] = {};
+#pragma GCC unroll 8
+            for (int r = 0; r < kTreeRows; ++r) {
+                if (!WHOLE && r >= count - i) break;
+                const T* in = first + r * packing.x.stride + column;
+                entry[r] = PART ? (valid > 0 ? load_first(in, valid) : Vector<T>{}) + ones : load<Vector<T>>(in);
+            }
+            put_eight<WHOLE, SCALED, SHIFTED>(entry, packing, i, count - i, column, slab, row0 + i);
+        };
+        Index column = 0;
+        for (; column + lanes <= packing.features; column += lanes) pack.template operator()<false>(column);
+        for (; column < end; column += lanes) pack.template operator()<true>(column);
+    };
     Index i = 0;
-    for (; i + kTreeRows <= count; i += kTreeRows) pack_eight<SCALED, SHIFTED>(packing, i, slab, row0 + i);
-    if (i < count) pack_rest<SCALED, SHIFTED>(packing, i, count - i, slab, row0 + i);
+    for (; i + kTreeRows <= count; i += kTreeRows) pack_eight.template operator()<true>(i);
+    if (i < count) pack_eight.template operator()<false>(i);
 }
 
-template <class T>
-inline void pack_rows(const Packing<T>& packing, Index count, Slab<T>& slab, Index row0) {
+// The same for rows whose columns are contiguous, in squares that are turned in registers: panel after panel, so that
+// columns and panels are long pieces of memory.
+template <bool SCALED, bool SHIFTED, class T>
+GRADHESS_INLINE void pack_as(const Packing<T, ColumnView<T>>& packing, Index count, Slab<T>& slab, Index row0) {
+    constexpr Index lanes = Simd<T>::lanes;
+    const Index end = slab.n_panels * kPanel<T>;
+    const auto pack = [&]<bool PART>(Index column) {
+        const Vector<T> ones = PART ? packing.unit_column(column) : Vector<T>{};
+        for (Index i = 0; i < count; i += kTurnedRows<T>) {
+            Vector<T> entry[kTurnedRows<T>];
+            load_rows<PART>(packing.x, i, column, packing.features, entry);
+#pragma GCC unroll 16
+            for (Vector<T>& row : entry) row = PART ? row + ones : row;
+#pragma GCC unroll 2
+            for (int r = 0; r < kTurnedRows<T>; r += kTreeRows)
+                put_eight<true, SCALED, SHIFTED>(entry + r, packing, i + r, kTreeRows, column, slab, row0 + i + r);
+        }
+    };
+    Index column = 0;
+    for (; column + lanes <= packing.features; column += lanes) pack.template operator()<false>(column);
+    for (; column < end; column += lanes) pack.template operator()<true>(column);
+}
+
+template <class T, class View>
+inline void pack_rows(const Packing<T, View>& packing, Index count, Slab<T>& slab, Index row0) {
     if (packing.factor) {
         packing.shift ? pack_as<true, true>(packing, count, slab, row0)
                       : pack_as<true, false>(packing, count, slab, row0);

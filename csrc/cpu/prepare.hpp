@@ -5,6 +5,9 @@
 // A row's bits depend on that row alone, and not on the vector length.
 #pragma once
 
+#include <type_traits>
+
+#include "column_products.hpp"
 #include "losses.hpp"
 #include "pack.hpp"
 #include "predict.hpp"
@@ -29,8 +32,8 @@ inline void slopes(const Rows& rows, Index first, Index count, RowScratch<T>& sc
 }
 
 // Loss terms of a group: scratch.value, scratch.slope, and scratch.factor for gradient rows.
-template <class T>
-inline void loss_terms(const Rows& rows, const RowView<T>& x, Index first, Index count, RowScratch<T>& scratch,
+template <class T, class View>
+inline void loss_terms(const Rows& rows, const View& x, Index first, Index count, RowScratch<T>& scratch,
                        Index later = 0) {
     predict(x, count, rows.features, rows.coef, rows.intercept, rows.outputs, scratch.eta, later);
     slopes(rows, first, count, scratch);
@@ -38,12 +41,11 @@ inline void loss_terms(const Rows& rows, const RowView<T>& x, Index first, Index
     for (Index i = 0; i < n; ++i) scratch.factor[i] = static_cast<T>(scratch.slope[i]);
 }
 
-// `count` rows from `first` on: their factors in the scratch, their losses and weights in the slab, of which they are
-// rows `row0` and so on.
-template <class T>
-inline RowView<T> read_group(const Rows& rows, const double* weights, Index first, Index count, Slab<T>& slab,
-                             Index row0, RowScratch<T>& scratch) {
-    const RowView<T> x = view_rows(rows, first, count, scratch);
+// What the slab is to know of a group of rows, of which `first` becomes its row `row0`: losses and weights. Their
+// factors are left in the scratch.
+template <class T, class View>
+inline void describe_group(const Rows& rows, const double* weights, const View& x, Index first, Index count,
+                           Slab<T>& slab, Index row0, RowScratch<T>& scratch) {
     if (rows.kind != RowKind::dense) {
         loss_terms(rows, x, first, count, scratch);
         for (Index r = 0; r < count; ++r) slab.value[row0 + r] = scratch.value[r];
@@ -57,7 +59,29 @@ inline RowView<T> read_group(const Rows& rows, const double* weights, Index firs
             for (Index r = 0; r < count; ++r) to[r] = from[r];
         }
     }
-    return x;
+}
+
+// The outer products of a group of rows with their errors, a tree of rows at a time.
+template <class T>
+inline void pack_outer_rows(const Rows& rows, const RowView<T>& x, Index count, const T* shift, Slab<T>& slab,
+                            Index row0, RowScratch<T>& scratch) {
+    const Index k = rows.row_outputs();
+    const Index padded = slab.n_panels * kPanel<T>;
+    Packing<T> packing;
+    packing.x = {scratch.outer, padded};
+    packing.features = padded;
+    packing.shift = shift;
+    for (Index r = 0; r < count; r += kTreeRows) {
+        const Index n = count - r < kTreeRows ? count - r : kTreeRows;
+        for (Index s = 0; s < n; ++s) {
+            T* row = scratch.outer + s * padded;
+            outer_row(x.data + (r + s) * x.stride, rows.features, rows.unit_column, scratch.factor + (r + s) * k, k,
+                      row);
+            for (Index c = rows.parameters(); c < padded; ++c) row[c] = 0;
+        }
+        packing.weight = slab.weighted ? slab.weight + row0 + r : nullptr;
+        pack_rows(packing, n, slab, row0 + r);
+    }
 }
 
 // Packs rows [begin, end) of the slab whose first row is `first`; their weights and losses go into the slab, and sums
@@ -65,35 +89,26 @@ inline RowView<T> read_group(const Rows& rows, const double* weights, Index firs
 template <class T>
 void prepare(const Rows& rows, const double* weights, Index first, Index begin, Index end, const double* shift,
              Slab<T>& slab, RowScratch<T>& scratch) {
-    const Index k = rows.row_outputs();
-    constexpr int panel = kPanel<T>;
-    const Index padded = slab.n_panels * panel;
+    const Index padded = slab.n_panels * kPanel<T>;
     for (Index c = 0; shift && c < padded; ++c) scratch.shift[c] = static_cast<T>(shift[c]);
-    if (k > 1)  // outer rows are padded like the panels
-        for (Index r = 0; r < kTreeRows; ++r)
-            for (Index c = rows.parameters(); c < padded; ++c) scratch.outer[r * padded + c] = 0;
-    for (Index i = begin; i < end; i += scratch.group) {
-        const Index count = end - i < scratch.group ? end - i : scratch.group;
-        const RowView<T> x = read_group(rows, weights, first + i, count, slab, i, scratch);
-        const bool outer = k > 1;
-        Packing<T> packing;
-        packing.x = outer ? scratch.outer : x.data;
-        packing.stride = outer ? padded : x.stride;
-        packing.features = outer ? padded : rows.features;
-        packing.unit = !outer && rows.unit_column;
-        packing.factor = !outer && rows.kind == RowKind::gradient ? scratch.factor : nullptr;
-        packing.shift = shift ? scratch.shift : nullptr;
-        const Index step = outer ? kTreeRows : count;
-        for (Index r = 0; r < count; r += step) {
-            const Index n = count - r < step ? count - r : step;
-            for (Index s = 0; outer && s < n; ++s)
-                outer_row(x.data + (r + s) * x.stride, rows.features, rows.unit_column, scratch.factor + (r + s) * k, k,
-                          scratch.outer + s * padded);
-            packing.readable = (n - 1) * packing.stride + packing.features;
-            packing.weight = slab.weighted ? slab.weight + i + r : nullptr;
-            pack_rows(packing, n, slab, i + r);
+    const T* narrow_shift = shift ? scratch.shift : nullptr;
+    const auto pack = [&]<class View>(const View& x, Index i, Index n) {
+        const Index row = begin + i;
+        describe_group(rows, weights, x, first + row, n, slab, row, scratch);
+        if constexpr (std::is_same_v<View, RowView<T>>) {
+            if (rows.row_outputs() > 1) return pack_outer_rows(rows, x, n, narrow_shift, slab, row, scratch);
         }
-    }
+        Packing<T, View> packing;
+        packing.x = x;
+        packing.features = rows.features;
+        packing.unit = rows.unit_column;
+        packing.factor = rows.kind == RowKind::gradient ? scratch.factor : nullptr;
+        packing.shift = narrow_shift;
+        packing.weight = slab.weighted ? slab.weight + row : nullptr;
+        pack_rows(packing, n, slab, row);
+    };
+    const bool columns = rows.row_outputs() == 1 && columns_in_place<T>(rows);
+    visit_groups(rows, columns, first + begin, end - begin, scratch, pack);
 }
 
 }  // namespace gradhess::cpu::GRADHESS_ISA

@@ -130,6 +130,11 @@ struct TileSums {
 
 inline constexpr Index kCacheLine = 64;
 
+template <class T>
+GRADHESS_INLINE Index panel_bytes(const Slab<T>& slab) {
+    return slab.rows * kPanel<T> * static_cast<Index>(sizeof(T));
+}
+
 // Rows in a turn of the multiply loop. Two need fewer instructions beside the products, where there are registers for
 // both (on AVX2 spills cost 15%).
 inline constexpr Index kTurnRows = GRADHESS_VECTOR_BYTES == 64 ? 2 : 1;
@@ -140,10 +145,10 @@ GRADHESS_INLINE Index lines_ahead(const Slab<T>& slab, const Target<Scatter>& ta
     return slab.rows / (target.padded ? kTurnRows : tuning::kFarTurnRows);
 }
 
-// Asks for lines_ahead lines from `ahead` on.
+// Asks for lines_ahead lines of `ahead`.
 template <int ROWS, int VECTORS, bool HALF, int SHORT, class T, class Scatter>
 inline void multiply_tile(const Slab<T>& slab, const T* strip, const Target<Scatter>& target, Index row, Index column,
-                          const char* ahead) {
+                          MemoryAhead& memory) {
     using Sums = TileSums<ROWS, VECTORS, HALF, T, SHORT>;
     constexpr int panel = kPanel<T>;
     constexpr int lanes = Simd<T>::lanes;
@@ -157,6 +162,7 @@ inline void multiply_tile(const Slab<T>& slab, const T* strip, const Target<Scat
     Scatter* const corner = target.data + row * target.stride + column;
     const bool far = !target.padded;  // the caller's matrix, not in cache; it is needed after the loop
     Sums sum;
+    MemoryAhead ahead = memory;
     const Index rows = slab.rows;
     const Index early = far && rows > ROWS * lines ? rows - ROWS * lines : rows;
     Index r = 0;
@@ -164,8 +170,8 @@ inline void multiply_tile(const Slab<T>& slab, const T* strip, const Target<Scat
         for (const Index end = r + count; r < end; ++r) sum.add_products(strip + r * panel, columns, r * panel);
     };
     const auto turn = [&] {
-        __builtin_prefetch(ahead, 0, 2);
-        ahead += kCacheLine;
+        __builtin_prefetch(ahead.at, 0, 2);
+        ahead.step();
         next_rows(kTurnRows);
     };
     if (far) {
@@ -194,13 +200,14 @@ inline void multiply_tile(const Slab<T>& slab, const T* strip, const Target<Scat
             }
         }
     }
+    memory = ahead;
     sum.add(target, row, column);
 }
 
 // A tile of `units` columns, counted in half vectors where there are halves, else in vectors. SHORT as in TileSums.
 template <int ROWS, int SHORT, class T, class Scatter>
 GRADHESS_INLINE void multiply_columns(int units, const Slab<T>& slab, const T* strip, const Target<Scatter>& target,
-                                      Index row, Index column, const char* ahead) {
+                                      Index row, Index column, MemoryAhead& ahead) {
     if constexpr (kHalves<T>) {
         switch (units) {
             case 1: return multiply_tile<ROWS, 0, true, 0>(slab, strip, target, row, column, ahead);
@@ -252,8 +259,9 @@ GRADHESS_INLINE void multiply_strip(const Slab<T>& slab, const T* strip, const T
     Index left = (last - tile.column_begin + kColumnUnit<T> - 1) / kColumnUnit<T>;
     for (Index column = tile.column_begin; left > 0;) {
         const Index take = next_take<T>(left);
-        const char* ahead = next_ahead();
-        if (!ahead) ahead = reinterpret_cast<const char*>(strip);  // in cache: asks for nothing
+        MemoryAhead idle(strip, 0);  // in cache: asks for nothing
+        MemoryAhead* next = next_ahead();
+        MemoryAhead& ahead = next ? *next : idle;
         const int units = static_cast<int>(take);
         if (target.parameters - row <= strip_rows / 2) {  // the last strip, at most half full
             multiply_columns<strip_rows / 2, 0>(units, slab, strip, target, row, column, ahead);
@@ -293,23 +301,12 @@ void rank_update(const Slab<T>& slab, const Tile& tile, const Target<Scatter>& t
         }
         // Packed rows beyond a core's own cache: the panel of the next strip is asked for during the first tiles.
         const Index next_panel = (row + strip_rows) / panel;
-        const char* next_strip = nullptr;
-        const char* next_strip_end = nullptr;
-        if (!target.padded && next_panel != row / panel && next_panel < slab.n_panels) {
-            next_strip = reinterpret_cast<const char*>(slab.panels + next_panel * slab.panel_stride);
-            next_strip_end = next_strip + slab.rows * panel * static_cast<Index>(sizeof(T));
-        }
-        multiply_strip(slab, strip, tile, target, row, [&]() -> const char* {
-            const Index asked = lines_ahead(slab, target) * kCacheLine;
-            const char* ahead = nullptr;
-            if (next_strip < next_strip_end) {
-                ahead = next_strip;
-                next_strip += asked;
-            } else if (scratch.ahead < scratch.ahead_end) {
-                ahead = scratch.ahead;
-                scratch.ahead += asked;
-            }
-            return ahead;
+        MemoryAhead next_strip;
+        if (!target.padded && next_panel != row / panel && next_panel < slab.n_panels)
+            next_strip = {slab.panels + next_panel * slab.panel_stride, panel_bytes(slab)};
+        multiply_strip(slab, strip, tile, target, row, [&]() -> MemoryAhead* {
+            if (next_strip.any()) return &next_strip;
+            return scratch.ahead.any() ? &scratch.ahead : nullptr;
         });
     }
 }

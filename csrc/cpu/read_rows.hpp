@@ -137,15 +137,16 @@ GRADHESS_INLINE void turn_columns_of_tile(const char* from, Index column_stride,
 
 // Contiguous columns into rows, by way of square tiles: both memories are touched in pieces of a cache line or more.
 // Of each column a short piece is read, which no processor foresees. So while one tile's width of columns is read, the
-// next is asked for, and during the last one the first of the rows that follow; what is left over asks for its own.
+// next is asked for, and during the last one the first of the rows that lie `after` rows further down; what is left
+// over asks for its own.
 template <class T, class Source>
-inline void transpose_columns(const char* columns, Index column_stride, Index count, Index d, T* out) {
+inline void transpose_columns(const char* columns, Index column_stride, Index count, Index d, T* out, Index after) {
     constexpr Index side = 16;
     constexpr auto size = static_cast<Index>(sizeof(Source));
     const Index whole = d / side * side;
     for (Index j0 = 0; j0 < d; j0 += side) {
         const Index width = d - j0 < side ? d - j0 : side;
-        Index ahead = count * size;
+        Index ahead = after * size;
         if (j0 + side < whole) {
             ahead = side * column_stride;
         } else if (j0 < whole) {
@@ -184,7 +185,7 @@ inline void gather_as(const Rows& rows, Index first, Index count, T* out) {
     const Index column_step = rows.column_stride < 0 ? -rows.column_stride : rows.column_stride;
     if (column_step > row_step) {
         if (rows.row_stride == sizeof(Source) && !rows.swapped) {
-            transpose_columns<T, Source>(base + first * rows.row_stride, rows.column_stride, count, d, out);
+            transpose_columns<T, Source>(base + first * rows.row_stride, rows.column_stride, count, d, out, count);
             return;
         }
         for (Index j = 0; j < d; ++j)
@@ -245,6 +246,21 @@ GRADHESS_INLINE RowView<T> view_rows(const Rows& rows, Index first, Index count,
     }
     gather(rows, first, count, scratch.gathered);
     return {scratch.gathered, rows.features};
+}
+
+// Runs visit(x, i, n) on rows [first, first + count), group by group, i counted from `first`. Where `columns`, on
+// columns as they lie, as far as there are kColumnRows; the rows after them are gathered.
+template <class T, class Visit>
+GRADHESS_INLINE void visit_groups(const Rows& rows, bool columns, Index first, Index count, RowScratch<T>& scratch,
+                                  Visit visit) {
+    const auto size = [&](Index end, Index i) { return end - i < scratch.group ? end - i : scratch.group; };
+    Index i = 0;
+    for (const Index end = columns ? count & -kColumnRows<T> : 0; i < end; i += size(end, i))
+        visit(view_columns<T>(rows, first + i), i, size(end, i));
+    for (; i < count; i += size(count, i)) {
+        const Index n = size(count, i);
+        visit(view_rows(rows, first + i, n, scratch), i, n);
+    }
 }
 
 }  // namespace gradhess::cpu::GRADHESS_ISA

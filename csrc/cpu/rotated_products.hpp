@@ -295,7 +295,7 @@ struct ScaledRows {
 
     GRADHESS_INLINE Lines<T> operator()(Index i, Lines<T>& weighted) const {
         Lines<T> row;
-        const T* from = packing.x + i * packing.stride;
+        const T* from = packing.x.data + i * packing.x.stride;
 #pragma GCC unroll 8
         for (int k = 0; k < kRowParts<T>; ++k) {
             const T* at = from + k * Simd<T>::lanes;

@@ -68,14 +68,7 @@ GRADHESS_INLINE void for_plain_groups(const Rows& rows, Index first, Index count
                                       RowScratch<T>& scratch, Visit visit) {
     const Index predictions = rows.kind == RowKind::gradient ? rows.outputs : 0;
     const bool columns = predictions + products <= kColumnProducts<T> && columns_in_place<T>(rows);
-    for (Index i = 0; i < count; i += scratch.group) {
-        const Index n = count - i < scratch.group ? count - i : scratch.group;
-        if (columns) {
-            visit(view_columns<T>(rows, first + i), i, n);
-        } else {
-            visit(view_rows(rows, first + i, n, scratch), i, n);
-        }
-    }
+    visit_groups(rows, columns, first, count, scratch, visit);
 }
 
 // out (count,): Euclidean norms in float64, |delta| |x~|.

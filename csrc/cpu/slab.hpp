@@ -38,6 +38,56 @@ struct Slab {
     double* value = nullptr;   // (rows,) loss of each row, where there is one
 };
 
+// Memory that will be read, in pieces of so many lines of 64 bytes: what is asked for next, and where the last piece
+// ends.
+struct MemoryAhead {
+    const char* at = nullptr;
+    const char* end = nullptr;
+    Index lines = 0;       // of a piece
+    Index lines_left = 0;  // of this piece
+    Index to_next = 0;     // bytes from the end of a piece to the next
+
+    MemoryAhead() = default;
+
+    // One piece.
+    MemoryAhead(const void* from, Index bytes)
+        : at(static_cast<const char*>(from)), end(at + bytes), lines((bytes + 63) / 64), lines_left(lines) {}
+
+    // A piece of each of so many columns. The line in which one begins is asked for with the rows before it.
+    MemoryAhead(const void* from, Index bytes, Index columns, Index column_stride) : MemoryAhead(from, bytes) {
+        at += -reinterpret_cast<std::uintptr_t>(from) & 63;
+        end = at + columns * column_stride;
+        to_next = column_stride - lines * 64;
+    }
+
+    bool any() const { return at < end; }
+    bool in_one_piece() const { return any() && to_next == 0; }
+
+    // In all, before the first step.
+    Index lines_in_all() const {
+        const Index step = lines * 64 + to_next;
+        return any() ? (end - at + step - 1) / step * lines : 0;
+    }
+
+    // Steps over a line.
+    [[gnu::always_inline]] void step() {
+        at += 64;
+        lines_left -= 1;
+        const bool done = lines_left == 0;
+        at += done ? to_next : 0;
+        lines_left = done ? lines : lines_left;
+    }
+
+    // Steps over so many, if the piece has them; else to the next piece.
+    void skip(Index count) {
+        at += count * 64;
+        lines_left -= count;
+        if (lines_left > 0) return;
+        at += lines_left * 64 + to_next;
+        lines_left = lines;
+    }
+};
+
 // Memory of one thread for the stages that touch rows and strips.
 template <class T>
 struct RowScratch {
@@ -58,9 +108,7 @@ struct RowScratch {
     Index column_stride = 0;
     T* rotated = nullptr;  // (kRotatedSums,): the sums of a slab whose rows are summed by rotation
     Index group = 0;
-    // Rows that will be read next, [ahead, ahead_end): asked for while the multiply kernel runs.
-    const char* ahead = nullptr;
-    const char* ahead_end = nullptr;
+    MemoryAhead ahead;  // rows that will be read next, asked for while the multiply kernel runs
 };
 
 // A rectangle of the scatter matrix; column_end may pass the diagonal, the update then stops at it.

@@ -204,14 +204,17 @@ class SlabSums {
 
     // Names this member's share of the next slab, to be fetched while the tiles are computed.
     void look_ahead(Team team, RowScratch<T>& scratch, Index next) const {
-        scratch.ahead = scratch.ahead_end = nullptr;
-        const Index row_bytes = rows_.features * static_cast<Index>(size_of(rows_.dtype));
+        const auto entry = static_cast<Index>(size_of(rows_.dtype));
+        const Index row_bytes = rows_.features * entry;
+        const bool columns = rows_.row_stride == entry && rows_.column_stride > rows_.row_stride;
         const Index count = std::min(layout_.slab_rows, rows_.samples - next);
-        if (rows_.row_stride != row_bytes || count <= 0) return;
-        const auto [begin, end] = team.share(count, 16);
-        const char* base = static_cast<const char*>(rows_.data) + next * row_bytes;
-        scratch.ahead = base + begin * row_bytes;
-        scratch.ahead_end = base + end * row_bytes;
+        scratch.ahead = {};
+        const auto [begin, end] = team.share(std::max<Index>(count, 0), 16);
+        if (begin == end || (rows_.row_stride != row_bytes && !columns)) return;
+        const char* from = static_cast<const char*>(rows_.data) + (next + begin) * rows_.row_stride;
+        const Index bytes = (end - begin) * rows_.row_stride;
+        scratch.ahead =
+            columns ? MemoryAhead(from, bytes, rows_.features, rows_.column_stride) : MemoryAhead(from, bytes);
     }
 
     void update_tiles(Team team, Work& work, RowScratch<T>& scratch, Block& block) {

@@ -134,4 +134,27 @@ GRADHESS_INLINE Vector<T> sums_over_lanes(Vector<T> (&v)[Simd<T>::lanes]) {
     }
 }
 
+// The same by trees of eight neighbours, ((0+1)+(2+3)) + ((4+5)+(6+7)), or of all lanes where they are fewer: lane i of
+// v[t] is that of lanes 8 t to 8 t + 7 of v[i].
+template <class T, int SUMMED = 1>
+GRADHESS_INLINE void sum_neighbours(Vector<T> (&v)[Simd<T>::lanes]) {
+    constexpr int lanes = Simd<T>::lanes;
+    constexpr int piece = kPieceLanes<T>;
+    if constexpr (SUMMED < lanes && SUMMED < 8) {
+        constexpr int p = SUMMED < piece ? 1 : piece;
+        constexpr int span = SUMMED < piece ? piece : lanes;
+#pragma GCC unroll 16
+        for (int i = 0; i < lanes / SUMMED / 2; ++i) {
+            const Vector<T> a = v[2 * i];
+            const Vector<T> b = v[2 * i + 1];
+            v[i] = every_second<p, span, false, T>(a, b, LaneNumbers<T>{}) +
+                   every_second<p, span, true, T>(a, b, LaneNumbers<T>{});
+        }
+        sum_neighbours<T, 2 * SUMMED>(v);
+    } else if constexpr (SUMMED < lanes) {
+        static_assert(lanes == 2 * SUMMED);
+        split_pieces<T>(v[0], v[1]);
+    }
+}
+
 }  // namespace gradhess::cpu::GRADHESS_ISA

@@ -92,7 +92,7 @@ inline constexpr std::chrono::microseconds kAwake{100};
 inline constexpr Index kPrefetchBytes = 16384;
 
 // Where columns are the contiguous direction: bytes of a group of rows, of which each column is read in one piece.
-inline constexpr Index kTurnedBytes = 1024 * 1024;
+inline constexpr Index kTurnedBytes = 512 * 1024;
 
 // Rows of the multiply loop for which one line is asked for where packed rows and sums are beyond a core's own cache. A
 // core waits for some 16 lines at a time: if these are all on their way from memory, the operands' lines, which are

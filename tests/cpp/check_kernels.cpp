@@ -18,7 +18,7 @@ namespace {
 
 struct Problem {
     Index n, d;
-    bool centred, unit_column;
+    bool centred, unit_column, by_columns;
     cpu::Loss loss;
 };
 
@@ -39,18 +39,21 @@ int failures(const cpu::Isa& isa, const Problem& problem) {
     std::normal_distribution<double> normal;
     std::vector<T> X(static_cast<std::size_t>(n * d));
     for (T& x : X) x = static_cast<T>(normal(random) + 2.0);
+    std::vector<T> columns(X.size());
+    for (Index i = 0; i < n; ++i)
+        for (Index j = 0; j < d; ++j) columns[j * n + i] = X[i * d + j];
     std::vector<double> y(static_cast<std::size_t>(n));
     for (double& label : y) label = normal(random) > 0.0;
     const std::vector<double> coef(static_cast<std::size_t>(d), 0.3 / static_cast<double>(d));
     const double intercept = -0.4;
 
     cpu::Rows rows;
-    rows.data = X.data();
+    rows.data = problem.by_columns ? columns.data() : X.data();
     rows.dtype = sizeof(T) == 8 ? cpu::DType::f64 : cpu::DType::f32;
     rows.samples = n;
     rows.features = d;
-    rows.row_stride = d * static_cast<Index>(sizeof(T));
-    rows.column_stride = sizeof(T);
+    rows.row_stride = (problem.by_columns ? 1 : d) * static_cast<Index>(sizeof(T));
+    rows.column_stride = (problem.by_columns ? n : 1) * static_cast<Index>(sizeof(T));
     rows.kind = cpu::RowKind::gradient;
     rows.unit_column = problem.unit_column;
     rows.loss = problem.loss;
@@ -199,14 +202,15 @@ int main() {
     for (const cpu::Isa* isa : cpu::supported_isas())
         for (const cpu::Loss loss : {cpu::Loss::squared, cpu::Loss::logistic, cpu::Loss::poisson})
             for (const bool centred : {false, true})
-                for (const auto& [n, d] : {std::pair<Index, Index>{3, 1}, {257, 7}, {4100, 8}, {600, 17}, {300, 270}}) {
-                    const Problem problem{n, d, centred, d % 2 == 1, loss};
-                    const int bad = failures<double>(*isa, problem) + failures<float>(*isa, problem);
-                    ++(bad ? failed : passed);
-                    if (bad)
-                        std::printf("%s: loss %d, n %ld, d %ld: %d entries\n", isa->name, int(loss), long(n), long(d),
-                                    bad);
-                }
+                for (const auto& [n, d] : {std::pair<Index, Index>{3, 1}, {257, 7}, {4100, 8}, {600, 17}, {300, 270}})
+                    for (const bool by_columns : {false, true}) {
+                        const Problem problem{n, d, centred, d % 2 == 1, by_columns, loss};
+                        const int bad = failures<double>(*isa, problem) + failures<float>(*isa, problem);
+                        ++(bad ? failed : passed);
+                        if (bad)
+                            std::printf("%s: loss %d, n %ld, d %ld%s: %d entries\n", isa->name, int(loss), long(n),
+                                        long(d), by_columns ? ", columns" : "", bad);
+                    }
     for (const cpu::Isa* isa : cpu::supported_isas())
         for (const auto& [targets, q] : {std::pair<Index, int>{1, 2}, {40, 7}, {700, 2}, {90, 256}})
             for (const bool weighted : {false, true}) {
