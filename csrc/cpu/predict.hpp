@@ -91,12 +91,13 @@ struct AskedAhead {
 
     template <class T>
     static AskedAhead in_pass(Index pass, Index passes, const RowView<T>& x, Index count) {
+        if (x.gathered) return {reinterpret_cast<const char*>(x.data), 0};
         const Index row_bytes = x.stride * static_cast<Index>(sizeof(T));
         return {reinterpret_cast<const char*>(x.data) + bytes_ahead(row_bytes) + pass * count * row_bytes / passes,
                 (64 + passes - 1) / passes};
     }
 
-    // Nothing is asked for where columns are contiguous (column_products.hpp).
+    // Columns that are contiguous are asked for otherwise (column_products.hpp).
     template <class T>
     static AskedAhead in_pass(Index, Index, const ColumnView<T>& x, Index) {
         return {reinterpret_cast<const char*>(x.data), 0};

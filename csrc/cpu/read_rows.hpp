@@ -75,6 +75,9 @@ GRADHESS_INLINE void convert_row(const char* from, Index count, T* out) {
         for (; j + Simd<T>::lanes <= count; j += Simd<T>::lanes) store(out + j, load_halves(from + 2 * j));
     }
 #endif
+    if constexpr (std::is_same_v<Source, BrainFloatBits> && sizeof(T) == 4) {
+        for (; j + Simd<T>::lanes <= count; j += Simd<T>::lanes) store(out + j, load_upper_halves(from + 2 * j));
+    }
     for (; j < count; ++j) {
         Source value;
         __builtin_memcpy(&value, from + j * static_cast<Index>(sizeof value), sizeof value);
@@ -177,6 +180,8 @@ inline void gather_as(const Rows& rows, Index first, Index count, T* out) {
         return convert<T>(rows.swapped ? swap_bytes(value) : value);
     };
     if (rows.column_stride == sizeof(Source) && !rows.swapped) {
+        if (rows.row_stride == d * static_cast<Index>(sizeof(Source)))
+            return convert_row<T, Source>(base + first * rows.row_stride, count * d, out);
         for (Index i = 0; i < count; ++i) convert_row<T, Source>(base + (first + i) * rows.row_stride, d, out + i * d);
         return;
     }
@@ -245,7 +250,7 @@ GRADHESS_INLINE RowView<T> view_rows(const Rows& rows, Index first, Index count,
         return {static_cast<const T*>(rows.data) + first * stride, stride};
     }
     gather(rows, first, count, scratch.gathered);
-    return {scratch.gathered, rows.features};
+    return {scratch.gathered, rows.features, true};
 }
 
 // Runs visit(x, i, n) on rows [first, first + count), group by group, i counted from `first`. Where `columns`, on

@@ -82,6 +82,13 @@ GRADHESS_INLINE Vector<float> load_halves(const char* from) {
 }
 #endif
 
+// The same of the upper halves of floats (bfloat16).
+GRADHESS_INLINE Vector<float> load_upper_halves(const char* from) {
+    typedef std::uint16_t Halves __attribute__((vector_size(GRADHESS_VECTOR_BYTES / 2)));
+    typedef std::uint32_t Bits __attribute__((vector_size(GRADHESS_VECTOR_BYTES)));
+    return reinterpret_cast<Vector<float>>(__builtin_convertvector(load<Halves>(from), Bits) << 16);
+}
+
 // The first `count` entries of what begins at `from`, fewer than a vector has, and zeros: nothing beyond them is read.
 GRADHESS_INLINE Vector<double> load_first(const double* from, Index count) {
 #if GRADHESS_VECTOR_BYTES == 64

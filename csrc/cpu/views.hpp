@@ -10,6 +10,7 @@ template <class T>
 struct RowView {
     const T* data;
     Index stride;
+    bool gathered = false;  // in memory of the thread's own, after which no other rows follow
 };
 
 // Column after column (Fortran order): entry j of row i is data[j * stride + i].
