@@ -64,6 +64,7 @@ TRIALS = (
     Trial("kRowJobBytes", ("1024 * 1024", "4096 * 1024"), (*MIDDLE, *WIDE), ("gram_matvec", "norms")),
     Trial("kRowJobsWanted", ("4", "64"), FEW, ("gram_matvec", "norms")),
     Trial("kRowThreadBytes", ("256 * 1024", "4096 * 1024"), FEW, ("gram_matvec", "norms")),
+    Trial("kRotatedRows", ("32", "128"), ((1_000_000, 16),), ("Fortran order",)),
     Trial("kTurnedBytes", ("256 * 1024", "1024 * 1024"), ((200_000, 64), *WIDE), ("Fortran order",)),
 )
 SMALLEST_GAIN = 1.01

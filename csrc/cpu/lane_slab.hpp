@@ -290,10 +290,8 @@ __attribute__((noinline)) void turn_rows(const Packing<T, ColumnView<T>>& packin
         copy_columns<true, SCALED, SHIFTED>(packing, count, column, parameters - column, z, row0, sum);
 }
 
-// Rows that are turned at a time where they are summed by rotation: they stay in the L1 cache.
-inline constexpr Index kRotatedRows = 64;
-
-// `read` where the rows have been read before, to be predicted: then those of the next group are asked for.
+// The same by rotation, of rows that are turned first. `read` where they have been read before, to be predicted: then
+// those of the next group are asked for.
 template <bool SCALED, bool SHIFTED, class T>
 inline void rotate_columns(const Packing<T, ColumnView<T>>& packing, Index count, bool read, RowScratch<T>& scratch,
                            double* sum) {
@@ -303,8 +301,8 @@ inline void rotate_columns(const Packing<T, ColumnView<T>>& packing, Index count
     turned.unit = packing.unit;
     turned.shift = packing.shift;
     constexpr auto size = static_cast<Index>(sizeof(T));
-    for (Index i = 0; i < count; i += kRotatedRows) {
-        const Index n = count - i < kRotatedRows ? count - i : kRotatedRows;
+    for (Index i = 0; i < count; i += tuning::kRotatedRows) {
+        const Index n = count - i < tuning::kRotatedRows ? count - i : tuning::kRotatedRows;
         transpose_columns<T, T>(reinterpret_cast<const char*>(packing.x.data + i), packing.x.stride * size, n,
                                 packing.features, scratch.gathered, read ? count : n);
         turned.factor = SCALED ? packing.factor + i : nullptr;

@@ -94,6 +94,9 @@ inline constexpr Index kPrefetchBytes = 16384;
 // Where columns are the contiguous direction: bytes of a group of rows, of which each column is read in one piece.
 inline constexpr Index kTurnedBytes = 512 * 1024;
 
+// And rows of about 16 columns that are turned at a time, to be multiplied from the L1 cache.
+inline constexpr Index kRotatedRows = 64;
+
 // Rows of the multiply loop for which one line is asked for where packed rows and sums are beyond a core's own cache. A
 // core waits for some 16 lines at a time: if these are all on their way from memory, the operands' lines, which are
 // near, wait too (on an Emerald Rapids every 2 and every 8 rows are 1 to 2% slower). A multiple of two.
