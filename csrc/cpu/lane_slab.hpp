@@ -324,13 +324,7 @@ void lane_slab(const Rows& rows, const double* weights, Index begin, Index count
     for (Index k = 0; rotates && k < kRotatedSums; ++k) scratch.rotated[k] = 0;
     const auto add = [&]<class View>(const View& x, Index i, Index n) {
         describe_group(rows, weights, x, begin + i, n, slab, i, scratch);
-        Packing<T, View> packing;
-        packing.x = x;
-        packing.features = rows.features;
-        packing.unit = rows.unit_column;
-        packing.factor = rows.kind == RowKind::gradient ? scratch.factor : nullptr;
-        packing.shift = shift ? scratch.shift : nullptr;
-        packing.weight = slab.weighted ? slab.weight + i : nullptr;
+        const Packing<T, View> packing = packing_of(rows, x, shift ? scratch.shift : nullptr, slab, i, scratch);
         const auto turn = [&]<bool SCALED, bool SHIFTED>() {
             if constexpr (kRotates) {
                 if constexpr (std::is_same_v<View, ColumnView<T>>) {

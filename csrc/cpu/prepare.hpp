@@ -61,6 +61,20 @@ inline void describe_group(const Rows& rows, const double* weights, const View& 
     }
 }
 
+// How a group of rows goes into the slab, of which the first becomes row `row0`.
+template <class T, class View>
+inline Packing<T, View> packing_of(const Rows& rows, const View& x, const T* shift, const Slab<T>& slab, Index row0,
+                                   const RowScratch<T>& scratch) {
+    Packing<T, View> packing;
+    packing.x = x;
+    packing.features = rows.features;
+    packing.unit = rows.unit_column;
+    packing.factor = rows.kind == RowKind::gradient ? scratch.factor : nullptr;
+    packing.shift = shift;
+    packing.weight = slab.weighted ? slab.weight + row0 : nullptr;
+    return packing;
+}
+
 // The outer products of a group of rows with their errors, a tree of rows at a time.
 template <class T>
 inline void pack_outer_rows(const Rows& rows, const RowView<T>& x, Index count, const T* shift, Slab<T>& slab,
@@ -98,14 +112,7 @@ void prepare(const Rows& rows, const double* weights, Index first, Index begin, 
         if constexpr (std::is_same_v<View, RowView<T>>) {
             if (rows.row_outputs() > 1) return pack_outer_rows(rows, x, n, narrow_shift, slab, row, scratch);
         }
-        Packing<T, View> packing;
-        packing.x = x;
-        packing.features = rows.features;
-        packing.unit = rows.unit_column;
-        packing.factor = rows.kind == RowKind::gradient ? scratch.factor : nullptr;
-        packing.shift = narrow_shift;
-        packing.weight = slab.weighted ? slab.weight + row : nullptr;
-        pack_rows(packing, n, slab, row);
+        pack_rows(packing_of(rows, x, narrow_shift, slab, row, scratch), n, slab, row);
     };
     const bool columns = rows.row_outputs() == 1 && columns_in_place<T>(rows);
     visit_groups(rows, columns, first + begin, end - begin, scratch, pack);
