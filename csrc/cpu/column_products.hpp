@@ -127,22 +127,18 @@ inline void multiply_rows(const ColumnView<T>& x, Index count, Index d, Index to
     });
 }
 
-// The sums of add_tile for rows whose columns are contiguous, the first of them at x. Asks for the next group of rows.
+// The sums of add_tile for rows whose columns are contiguous, from column j on. Asks for the next group of rows.
 template <int VECTORS, int COUNT, bool PART, class T>
-GRADHESS_INLINE void add_turned_tile(const T* x, Index stride, Index n, const double* coefficients, Index step,
-                                     double* out, Index width, Index part) {
+GRADHESS_INLINE void add_turned_tile(const ColumnView<T>& x, Index j, Index d, Index n, const double* coefficients,
+                                     Index step, double* out, Index width) {
     constexpr int lanes = kDoubleLanes;
-    ColumnSums<VECTORS, COUNT, PART> sums(out, width, part);
+    ColumnSums<VECTORS, COUNT, PART> sums(out + j, width, d - j);
     for (Index i = 0; i < n; i += lanes) {
 #pragma GCC unroll 2
         for (int v = 0; v < VECTORS; ++v) {
             Doubles square[lanes];
-#pragma GCC unroll 8
-            for (int k = 0; k < lanes; ++k) {
-                const T* at = x + (v * lanes + k) * stride + i;
-                square[k] = PART && k >= part ? Doubles{} : load_doubles(at);
-                if (i * sizeof(T) % 64 == 0 && !(PART && k >= part)) __builtin_prefetch(at + n, 0, 2);
-            }
+            load_square<PART, double>(x, i, j + v * lanes, d, square);
+            if (i % kColumnRows<T> == 0) ask_for_square<PART, lanes>(x, i, j + v * lanes, d, n);
             transpose<double>(square);
 #pragma GCC unroll 8
             for (int r = 0; r < lanes; ++r) {
@@ -151,7 +147,7 @@ GRADHESS_INLINE void add_turned_tile(const T* x, Index stride, Index n, const do
             }
         }
     }
-    sums.put_back(out, width, part);
+    sums.put_back(out + j, width, d - j);
 }
 
 template <int COUNT, class T>
@@ -159,8 +155,7 @@ __attribute__((noinline)) void add_columns(const ColumnView<T>& x, Index n, Inde
                                            Index step, double* out, Index width, const AskedAhead&) {
     constexpr int lanes = kDoubleLanes;
     const auto add = [&]<int VECTORS, bool PART>(Index j) {
-        add_turned_tile<VECTORS, COUNT, PART>(x.data + j * x.stride, x.stride, n, coefficients, step, out + j, width,
-                                              d - j);
+        add_turned_tile<VECTORS, COUNT, PART>(x, j, d, n, coefficients, step, out, width);
     };
     Index j = 0;
     for (; j + 2 * lanes <= d; j += 2 * lanes) add.template operator()<2, false>(j);

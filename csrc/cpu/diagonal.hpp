@@ -97,9 +97,7 @@ GRADHESS_INLINE void add_slab_columns(SlabColumns<T, View>& at, Index part, bool
         for (Index i = 0; i < at.count; i += kTurnedRows<T>) {
             V turned[kTurnedRows<T>];
             load_rows<PART>(at.x, i, 0, part, turned);
-#pragma GCC unroll 16
-            for (int k = 0; k < lanes; ++k)
-                if (!PART || k < part) __builtin_prefetch(at.x.data + k * at.x.stride + i + at.after, 0, 2);
+            ask_for_square<PART, lanes>(at.x, i, 0, part, at.after);
 #pragma GCC unroll 2
             for (int r = 0; r < kTurnedRows<T>; r += kTreeRows) add_eight([&](int s) { return turned[r + s]; }, i + r);
         }

@@ -128,7 +128,7 @@ GRADHESS_INLINE void copy_columns(const Packing<T, ColumnView<T>>& packing, Inde
         for (int s = 0; s < squares; ++s) {
             const Index at = i + s * lanes;
             V square[lanes];
-            load_square<PART>(packing.x, at, column, packing.features, square);
+            load_square<PART, T>(packing.x, at, column, packing.features, square);
             if (PART && packing.unit) square[packing.features - column] = broadcast(T(1));
             V weight = {};
             for (int r = 0; packing.weight && r < lanes; ++r) weight[r] = static_cast<T>(packing.weight[at + r]);
@@ -296,19 +296,18 @@ template <bool SCALED, bool SHIFTED, class T>
 inline void rotate_columns(const Packing<T, ColumnView<T>>& packing, Index count, bool read, RowScratch<T>& scratch,
                            double* sum) {
     Packing<T> turned;
-    turned.x = {scratch.gathered, packing.features};
+    turned.x = {scratch.gathered, packing.features, true};
     turned.features = packing.features;
     turned.unit = packing.unit;
     turned.shift = packing.shift;
     constexpr auto size = static_cast<Index>(sizeof(T));
-    for (Index i = 0; i < count; i += tuning::kRotatedRows) {
-        const Index n = count - i < tuning::kRotatedRows ? count - i : tuning::kRotatedRows;
+    in_groups(0, count, tuning::kRotatedRows, [&](Index i, Index n) {
         transpose_columns<T, T>(reinterpret_cast<const char*>(packing.x.data + i), packing.x.stride * size, n,
                                 packing.features, scratch.gathered, read ? count : n);
         turned.factor = SCALED ? packing.factor + i : nullptr;
         turned.weight = packing.weight ? packing.weight + i : nullptr;
         rotate_rows<SCALED, SHIFTED>(turned, n, scratch.rotated, sum, nullptr);
-    }
+    });
 }
 
 // Rows [begin, begin + count), which are a slab: their column sums into `sum`, their products onto `target`, their

@@ -26,7 +26,7 @@ GRADHESS_INLINE void load_rows(const ColumnView<T>& x, Index i, Index j, Index c
 #pragma GCC unroll 4
     for (int first = 0; first < kTurnedRows<T>; first += lanes) {
         Vector<T> square[lanes];
-        load_square<FEWER>(x, i + first, j, columns, square);
+        load_square<FEWER, T>(x, i + first, j, columns, square);
         transpose<T>(square);
 #pragma GCC unroll 16
         for (int r = 0; r < lanes; ++r) row[first + r] = square[r];

@@ -253,19 +253,21 @@ GRADHESS_INLINE RowView<T> view_rows(const Rows& rows, Index first, Index count,
     return {scratch.gathered, rows.features, true};
 }
 
+// Runs visit(i, n) for [begin, end), in groups.
+template <class Visit>
+GRADHESS_INLINE void in_groups(Index begin, Index end, Index group, Visit visit) {
+    for (Index i = begin; i < end; i += group) visit(i, end - i < group ? end - i : group);
+}
+
 // Runs visit(x, i, n) on rows [first, first + count), group by group, i counted from `first`. Where `columns`, on
 // columns as they lie, as far as there are kColumnRows; the rows after them are gathered.
 template <class T, class Visit>
 GRADHESS_INLINE void visit_groups(const Rows& rows, bool columns, Index first, Index count, RowScratch<T>& scratch,
                                   Visit visit) {
-    const auto size = [&](Index end, Index i) { return end - i < scratch.group ? end - i : scratch.group; };
-    Index i = 0;
-    for (const Index end = columns ? count & -kColumnRows<T> : 0; i < end; i += size(end, i))
-        visit(view_columns<T>(rows, first + i), i, size(end, i));
-    for (; i < count; i += size(count, i)) {
-        const Index n = size(count, i);
-        visit(view_rows(rows, first + i, n, scratch), i, n);
-    }
+    const Index whole = columns ? count & -kColumnRows<T> : 0;
+    in_groups(0, whole, scratch.group, [&](Index i, Index n) { visit(view_columns<T>(rows, first + i), i, n); });
+    in_groups(whole, count, scratch.group,
+              [&](Index i, Index n) { visit(view_rows(rows, first + i, n, scratch), i, n); });
 }
 
 }  // namespace gradhess::cpu::GRADHESS_ISA

@@ -9,12 +9,11 @@ namespace gradhess::cpu::GRADHESS_ISA {
 // Runs visit(x, i, count) on groups of rows, with the loss terms of gradient rows in scratch.factor.
 template <class T, class Visit>
 GRADHESS_INLINE void for_groups(const Rows& rows, Index first, Index count, RowScratch<T>& scratch, Visit visit) {
-    for (Index i = 0; i < count; i += scratch.group) {
-        const Index n = count - i < scratch.group ? count - i : scratch.group;
+    in_groups(0, count, scratch.group, [&](Index i, Index n) {
         const RowView<T> x = view_rows(rows, first + i, n, scratch);
         if (rows.kind != RowKind::dense) loss_terms(rows, x, first + i, n, scratch);
         visit(x, i, n);
-    }
+    });
 }
 
 // out (count, parameters): the rows, rounded to T.
