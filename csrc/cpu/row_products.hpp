@@ -117,13 +117,20 @@ void multiply(const Rows& rows, Index first, Index count, const double* vectors,
             for (Index r = 0; scaled && r < n; ++r) to[r] = 0.0 + slope[r] * from[r];
             return;
         }
-        for (Index c = 0; c < m; ++c)
-            for (Index r = 0; r < n; ++r) {
-                const double* product = from + c * k * step + r;
-                double total = scaled ? 0.0 : product[0];
-                for (Index q = 0; scaled && q < k; ++q) total += slope[r * k + q] * product[q * step];
-                to[r * m + c] = total;
+        for (Index c = 0; c < m; ++c) {
+            const double* product = from + c * k * step;
+            if (!scaled) {
+                for (Index r = 0; r < n; ++r) to[r * m + c] = product[r];
+            } else if (k == 1) {
+                for (Index r = 0; r < n; ++r) to[r * m + c] = 0.0 + slope[r] * product[r];
+            } else {
+                for (Index r = 0; r < n; ++r) {
+                    double total = 0.0;
+                    for (Index q = 0; q < k; ++q) total += slope[r * k + q] * product[q * step + r];
+                    to[r * m + c] = total;
+                }
             }
+        }
     });
 }
 
