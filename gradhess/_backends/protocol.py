@@ -7,7 +7,7 @@ dtype, vectors are contiguous float64 (labels float64 or float32), labels lie in
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -132,8 +132,10 @@ class Rows:
 
 
 # Positions in MomentState.scalars and MomentState.counts, shared with csrc/cpu/job.hpp.
-WEIGHT, WEIGHT_SQUARES, LOSS, BLOCK_WEIGHT, BLOCK_WEIGHT_SQUARES, BLOCK_LOSS = range(6)
-ROWS, BLOCK_ROWS = range(2)
+N_SCALARS: Final = 6
+N_COUNTS: Final = 2
+WEIGHT, WEIGHT_SQUARES, LOSS, BLOCK_WEIGHT, BLOCK_WEIGHT_SQUARES, BLOCK_LOSS = range(N_SCALARS)
+ROWS, BLOCK_ROWS = range(N_COUNTS)
 
 
 @dataclass(slots=True)
@@ -162,6 +164,33 @@ class MomentState:
     """(p,): weighted sum of ``g_i - block_shift`` over the open block."""
     scalars: Float64Array
     counts: npt.NDArray[np.int64]
+    vectors: Float64Array | None = field(default=None, kw_only=True)
+    """The memory of the five arrays above in one piece, so that a copy is one; None on a device."""
+
+    @classmethod
+    def over(
+        cls,
+        structure: Structure,
+        centred: bool,
+        scatter: AnyArray | None,
+        block_scatter: AnyArray | None,
+        vectors: Float64Array,
+    ) -> MomentState:
+        """A state whose vectors are parts of ``vectors``, (3 p + 8,)."""
+        p = (vectors.size - N_SCALARS - N_COUNTS) // 3
+        counts = vectors[3 * p + N_SCALARS :].view(np.int64)
+        return cls(
+            structure,
+            centred,
+            scatter,
+            vectors[:p],
+            block_scatter,
+            vectors[p : 2 * p],
+            vectors[2 * p : 3 * p],
+            vectors[3 * p : 3 * p + N_SCALARS],
+            counts,
+            vectors=vectors,
+        )
 
     @classmethod
     def empty(
@@ -169,16 +198,12 @@ class MomentState:
     ) -> MomentState:
         p = n_parameters
         shape = (p, p) if structure == "full" else (p,) if structure == "diagonal" else None
-        return cls(
+        return cls.over(
             structure,
             centred,
             None if shape is None else np.zeros(shape, dtype),
-            np.zeros(p),
             np.zeros(shape, dtype) if shape is not None and layout.has_block_buffer(p) else None,
-            np.zeros(p),
-            np.zeros(p),
-            np.zeros(6),
-            np.zeros(2, np.int64),
+            np.zeros(3 * p + N_SCALARS + N_COUNTS),
         )
 
     @property
@@ -204,29 +229,24 @@ class MomentState:
         return {name: array for name, array in named.items() if array is not None}
 
     def copy(self) -> MomentState:
-        return MomentState(
+        assert self.vectors is not None
+        return MomentState.over(
             self.structure,
             self.centred,
             None if self.scatter is None else self.scatter.copy(),
-            self.location.copy(),
             None if self.block_scatter is None else self.block_scatter.copy(),
-            self.block_shift.copy(),
-            self.block_sum.copy(),
-            self.scalars.copy(),
-            self.counts.copy(),
+            self.vectors.copy(),
         )
 
     def assign(self, other: MomentState) -> None:
         """Write the numbers of ``other``, a state of the same kind, into the arrays of this one."""
+        assert self.vectors is not None
+        assert other.vectors is not None
         if self.scatter is not None:
             self.scatter[...] = other.scatter
         if self.block_scatter is not None:
             self.block_scatter[...] = other.block_scatter
-        self.location[...] = other.location
-        self.block_shift[...] = other.block_shift
-        self.block_sum[...] = other.block_sum
-        self.scalars[...] = other.scalars
-        self.counts[...] = other.counts
+        self.vectors[...] = other.vectors
 
 
 @dataclass(slots=True)

@@ -53,22 +53,14 @@ def piece_rows(products_per_row: int, threads: int, slab: int = SLAB_ROWS) -> in
     return max(rows // unit, 1) * unit
 
 
-def _work(n_samples: int, n_parameters: int, structure: Structure) -> int:
+def work_of(n_samples: int, n_parameters: int, structure: Structure) -> int:
+    """What a sum over so many rows costs, in multiply-adds. Up to ``PIECE_PRODUCTS`` nobody would interrupt it."""
     return n_samples * (_products(n_parameters, structure) + ROW_OVERHEAD)
 
 
-def threads_for(n_samples: int, n_parameters: int, structure: Structure) -> int:
-    """Threads for a sum over so many rows: no more than could be of use."""
-    return _threads_for_work(_work(n_samples, n_parameters, structure))
-
-
-def _threads_for_work(work: int) -> int:
+def threads_for(work: int) -> int:
+    """Threads for so many multiply-adds: no more than could be of use."""
     return registry.num_threads(most=1 if work <= ONE_THREAD_PRODUCTS else registry.MAX_THREADS)
-
-
-def is_one_piece(n_samples: int, n_parameters: int, structure: Structure) -> bool:
-    """Whether a sum over so many rows is so short that nobody would interrupt it."""
-    return _work(n_samples, n_parameters, structure) <= PIECE_PRODUCTS
 
 
 def moment_pieces(
@@ -76,7 +68,7 @@ def moment_pieces(
 ) -> Iterable[tuple[int, int]]:
     """Starts and stops of the pieces of a pass that adds ``rows`` to ``state``, behind ``n_waiting`` others."""
     n = rows.n_samples
-    if n and is_one_piece(n, rows.n_parameters, state.structure):
+    if n and work_of(n, rows.n_parameters, state.structure) <= PIECE_PRODUCTS:
         return ((0, n),)
     size = piece_rows(_products(rows.n_parameters, state.structure), threads, state.slab_rows)
     # The first piece also completes the block (or slab) that is open, so that the later ones hold whole ones.
@@ -118,8 +110,8 @@ def moments(
 ) -> BatchMoments:
     """The moments of one batch, finished; with ``scale`` a full scatter is multiplied by it and mirrored as well."""
     n_parameters = rows.n_parameters
-    work = _work(rows.n_samples, n_parameters, structure)
-    backend, threads = registry.active(), _threads_for_work(work)
+    work = work_of(rows.n_samples, n_parameters, structure)
+    backend, threads = registry.active(), threads_for(work)
     if work <= PIECE_PRODUCTS:
         try:
             return backend.moments(

@@ -57,7 +57,10 @@ def unpack(stream: MomentStream, settings: dict[str, Any], arrays: dict[str, Any
         raise StateFileError(f"this state counts {counts.tolist()} rows, which no stream does")
     stream.waiting = _waiting(pending_rows, pending_weights, empty, stream.compute_dtype)
     for name, array in left.items():
-        setattr(empty, name, array)
+        if name in ("scatter", "block_scatter"):
+            setattr(empty, name, array)  # may be large
+        else:
+            getattr(empty, name)[...] = array
     stream.state = empty
 
 

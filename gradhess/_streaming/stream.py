@@ -119,45 +119,45 @@ class MomentStream:
 
     def add(self, rows: Rows, weights: Float64Array | None, *, skip: bool = False) -> None:
         """Add rows; with ``skip`` leave out those that are not finite, and count them."""
+        n, n_parameters, compute_dtype = rows.n_samples, rows.n_parameters, rows.compute_dtype
         with self.lock:
-            self._check_fits(rows.n_parameters, rows.compute_dtype)
-            if rows.n_samples:
-                self._add_rows(rows, weights, skip=skip)
-
-    def _add_rows(self, rows: Rows, weights: Float64Array | None, *, skip: bool) -> None:
-        if weights is not None:
-            self._check_weights(rows, weights)
-        backend, n, n_parameters = registry.active(), rows.n_samples, rows.n_parameters
-        one_piece = passes.is_one_piece(n, n_parameters, self.structure)
-        before = self._prepare(
-            n_parameters,
-            changes_state=self.n_waiting + n >= slab_rows(n_parameters, self.structure),
-            several_calls=skip or not one_piece,
-        )
-        try:
-            if not before.can_restore and not skip:
-                passes.refuse_nonfinite(backend, rows, weights)
-            waiting = self._widen_to(rows.compute_dtype)
-            chunk = Chunk(rows, weights)
-            if skip:
-                self._add_finite(backend, chunk, waiting)
-            elif one_piece:
-                self._add_piece(backend, chunk, waiting)
-            else:
-                self._add(backend, chunk, waiting)
-        except BaseException:
-            self._put_back(before)
-            raise
-        if skip and self.n_seen == 0:  # every row was left out: the stream has no width yet
-            self.state = self.waiting = self.compute_dtype = self._spare = None
+            self._check_fits(n_parameters, compute_dtype)
+            if n == 0:
+                return
+            if weights is not None:
+                self._check_weights(weights, compute_dtype)
+            n_waiting = self.n_waiting
+            work = passes.work_of(n_waiting + n, n_parameters, self.structure)
+            several = skip or work > passes.PIECE_PRODUCTS
+            before = self._prepare(
+                n_parameters,
+                changes_state=n_waiting + n >= slab_rows(n_parameters, self.structure),
+                several_calls=several,
+            )
+            backend, chunk = registry.active(), Chunk(rows, weights)
+            try:
+                if not before.can_restore and not skip:
+                    passes.refuse_nonfinite(backend, rows, weights)
+                waiting = self._widen_to(compute_dtype)
+                if skip:
+                    self._add_finite(backend, chunk, waiting)
+                elif several:
+                    self._add(backend, chunk, waiting)
+                else:
+                    self._add_piece(backend, chunk, waiting, passes.threads_for(work))
+            except BaseException:
+                self._put_back(before)
+                raise
+            if skip and self.n_seen == 0:  # every row was left out: the stream has no width yet
+                self.state = self.waiting = self.compute_dtype = self._spare = None
 
     def _check_fits(self, n_parameters: int, compute_dtype: np.dtype[Any]) -> None:
         check.rows_fit_stream(n_parameters, None if self.state is None else self.state.n_parameters)
         check.accumulator_fits(self.accumulator, compute_dtype, "dtype")
 
-    def _check_weights(self, rows: Rows, weights: Float64Array) -> None:
+    def _check_weights(self, weights: Float64Array, compute_dtype: np.dtype[Any]) -> None:
         narrow = self.compute_dtype is None or self.compute_dtype == FLOAT32
-        if narrow and rows.compute_dtype == FLOAT32:
+        if narrow and compute_dtype == FLOAT32:
             check.weights_fit_float32(weights, "sample_weight")
 
     def _prepare(self, n_parameters: int, *, changes_state: bool, several_calls: bool) -> Before:
@@ -219,13 +219,13 @@ class MomentStream:
 
     def _add(self, backend: Backend, chunk: Chunk, waiting: Waiting) -> None:
         assert self.state is not None
+        p = self.state.n_parameters
         for start, stop in passes.moment_pieces(chunk.rows, self.state, registry.num_threads(), waiting.n):
-            self._add_piece(backend, chunk.slice(start, stop), waiting)
+            work = passes.work_of(waiting.n + stop - start, p, self.structure)
+            self._add_piece(backend, chunk.slice(start, stop), waiting, passes.threads_for(work))
 
-    def _add_piece(self, backend: Backend, piece: Chunk, waiting: Waiting) -> None:
+    def _add_piece(self, backend: Backend, piece: Chunk, waiting: Waiting, threads: int) -> None:
         assert self.state is not None
-        n_rows = piece.rows.n_samples + waiting.n
-        threads = passes.threads_for(n_rows, self.state.n_parameters, self.structure)
         try:
             with self._undivided():
                 backend.extend(piece.rows, piece.weights, self.state, waiting, threads=threads)
