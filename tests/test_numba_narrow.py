@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import oracles
 import pytest
@@ -21,8 +23,12 @@ CASES = {
 }
 
 
-@pytest.fixture
-def ops():
+@pytest.fixture(params=["long jobs", "short jobs"])
+def ops(request, monkeypatch):
+    narrow = importlib.import_module("gradhess._backends.numba.narrow")
+    if request.param == "short jobs":  # every block is one, however little there is to do
+        monkeypatch.setattr(narrow, "TEAM_WORK", 0)
+        monkeypatch.setattr(narrow, "JOB_WORK", 0)
     return registry.get("numba")
 
 
@@ -66,3 +72,20 @@ def test_the_first_row_that_is_not_finite_is_named(ops, place):
         with pytest.raises(NonFiniteRow) as caught:
             oracles.accumulate(ops, rows, threads=threads)
         assert caught.value.index == place
+
+
+@pytest.mark.parametrize(
+    "n", [1, 63, 64, 65, 127, 129, 192, 193, 255, SLAB_ROWS, SLAB_ROWS + 1, SLAB_ROWS + 64]
+)
+@pytest.mark.parametrize("d", [1, 3, 4, 5, 18])
+def test_slabs_that_are_not_full(ops, n, d):
+    """Of which only the pieces that hold rows are summed."""
+    for kind, loss in (("dense", None), ("gradient", "logistic"), ("hessian", "poisson")):
+        rows = oracles.make_rows(n, d, kind=kind, loss=loss)
+        weights = np.random.default_rng(n).uniform(0.5, 2.0, n)
+        for given in (None, weights):
+            for structure in ("full", "diagonal", "sum"):
+                state = oracles.accumulate(ops, rows, given, structure=structure)
+                oracles.assert_moments(
+                    state, oracles.moments(rows, given, centred=True, structure=structure), n
+                )

@@ -19,7 +19,7 @@ from gradhess._backends.numba import (
 )
 from gradhess._backends.numba.group_sums import group_sums
 from gradhess._backends.numba.kronecker_sums import kronecker_sums
-from gradhess._backends.numba.row_source import readonly
+from gradhess._backends.numba.row_source import NARROW_PARAMETERS, readonly
 from gradhess._backends.protocol import (
     AnyArray,
     Float64Array,
@@ -50,6 +50,9 @@ class NumbaBackend(Stepwise):
     def symmetrize(self, lower: AnyArray, scale: float, out: AnyArray, *, threads: int) -> None:
         p = len(lower)
         source = readonly(lower)
+        if p <= NARROW_PARAMETERS:
+            scatter_kernels.symmetrize_strip(source, scale, out, 0, p)
+            return
 
         def strip(index: int) -> None:
             scatter_kernels.symmetrize_strip(source, scale, out, *moments.strip_rows(index, p))

@@ -7,8 +7,8 @@ from typing import Final
 
 import numpy as np
 
-from gradhess._backends.numba import scatter_kernels, workers
-from gradhess._backends.numba.row_source import readonly
+from gradhess._backends.numba import narrow_kernels, scatter_kernels, workers
+from gradhess._backends.numba.row_source import NARROW_PARAMETERS, readonly
 from gradhess._backends.protocol import (
     BLOCK_ROWS,
     BLOCK_WEIGHT,
@@ -86,6 +86,33 @@ def close_block(state: MomentState, threads: int = 1) -> None:
 
 def fold(state: MomentState, block: Block, threads: int) -> None:
     """Add a block to the totals, and empty it."""
+    if state.n_parameters <= NARROW_PARAMETERS:
+        arrays = block.scatter, block.shift, block.total, block.totals
+        fold_narrow(state, 1, *(array[np.newaxis] for array in arrays))
+    else:
+        _fold_wide(state, block, threads)
+    state.counts[ROWS] += block.rows
+    state.counts[BLOCK_ROWS] = 0
+    block.clear()
+
+
+def fold_narrow(
+    state: MomentState,
+    count: int,
+    scatter: AnyArray,
+    shift: Float64Array,
+    total: Float64Array,
+    totals: Float64Array,
+) -> None:
+    """Add ``count`` blocks to the totals, whose arrays lie side by side."""
+    into = NO_SCATTER if state.scatter is None else np.atleast_2d(state.scatter)
+    diagonal = state.structure == "diagonal"
+    narrow_kernels.fold_blocks(
+        count, scatter, shift, total, totals, state.centred, diagonal, into, state.location, state.scalars
+    )
+
+
+def _fold_wide(state: MomentState, block: Block, threads: int) -> None:
     weight = float(block.totals[0])
     if state.centred:
         mean = block.total / weight if weight != 0 else np.zeros_like(block.total)
@@ -97,9 +124,6 @@ def fold(state: MomentState, block: Block, threads: int) -> None:
         state.location += block.total
         _add_scatter(state, block.scatter, threads=threads)
     state.scalars[WEIGHT : LOSS + 1] += block.totals
-    state.counts[ROWS] += block.rows
-    state.counts[BLOCK_ROWS] = 0
-    block.clear()
 
 
 def merge(state: MomentState, other: MomentState) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from gradhess._backends.layout import BLOCK_ROWS, SLAB_ROWS
 from gradhess._backends.numba import narrow_kernels, workers
-from gradhess._backends.numba.moments import NO_SCATTER, Block
+from gradhess._backends.numba.moments import Block, fold_narrow
 from gradhess._backends.numba.row_source import MAX_GROUP_ROWS, RowSource
 from gradhess._backends.protocol import BLOCK_ROWS as OPEN_ROWS
 from gradhess._backends.protocol import ROWS, AnyArray, Float64Array, MomentState, NonFiniteRow
@@ -21,6 +21,14 @@ JOBS_PER_THREAD: Final = 8
 ROUND_BYTES: Final = 1 << 22
 """Blocks wait for their turn to be added to the totals while they and those before them take no more, or one for each
 thread."""
+
+
+TEAM_WORK: Final = 5_000_000
+"""Multiply-adds that are worth a second thread."""
+JOB_WORK: Final = 2_000_000
+"""Multiply-adds of a job, at least: threads that take one wait for each other, some 50 us."""
+ROW_WORK: Final = 40
+"""What a row costs beside its products, in multiply-adds."""
 
 
 @dataclass(slots=True)
@@ -42,6 +50,12 @@ class Blocks:
         for array in (self.scatter, self.shift, self.total, self.totals):
             array[...] = 0
 
+    @classmethod
+    def of(cls, block: Block) -> Blocks:
+        """One block, in its own memory."""
+        arrays = block.scatter, block.shift, block.total, block.totals
+        return cls(*(array[np.newaxis] for array in arrays))
+
     def at(self, index: int) -> Block:
         return Block(self.scatter[index], self.shift[index], self.total[index], self.totals[index], 0)
 
@@ -49,35 +63,58 @@ class Blocks:
 def add_blocks(source: RowSource, state: MomentState, threads: int) -> None:
     n = source.rows.n_samples
     opened = int(state.counts[OPEN_ROWS])
+    slab_bytes = SLAB_ROWS * source.features * source.dtype.itemsize
+    slabs = max(1, GROUP_BYTES // slab_bytes)
+    open_block = Block.of(state)
+    if opened + n <= BLOCK_ROWS:  # no other block is needed, and nothing has to wait for its turn
+        blocks = Blocks.of(open_block)
+        _require_finite(_add_span(source, (0, n), state, blocks, slabs * SLAB_ROWS))
+        if opened + n == BLOCK_ROWS:
+            _commit(state, blocks, BLOCK_ROWS)
+        else:
+            state.counts[OPEN_ROWS] = opened + n
+        return
+
     head = min(BLOCK_ROWS - opened, n) if opened else 0
     whole = -(-(n - head) // BLOCK_ROWS)
-    slab_bytes = SLAB_ROWS * source.features * source.dtype.itemsize
-    many = GROUP_BYTES // (slab_bytes * (BLOCK_ROWS // SLAB_ROWS))
-    many = max(1, min(many, MAX_GROUP_ROWS // BLOCK_ROWS, whole // (threads * JOBS_PER_THREAD)))
-    group = min(many * BLOCK_ROWS, max(1, GROUP_BYTES // slab_bytes) * SLAB_ROWS)
+    many = min(GROUP_BYTES // (slab_bytes * (BLOCK_ROWS // SLAB_ROWS)), MAX_GROUP_ROWS // BLOCK_ROWS)
+    if _work(state, n) < TEAM_WORK:
+        threads = 1
+    else:
+        many = min(many, max(whole // (threads * JOBS_PER_THREAD), JOB_WORK // _work(state, BLOCK_ROWS)))
+    many = max(1, min(many, whole))
+    group = min(many * BLOCK_ROWS, slabs * SLAB_ROWS)
     spans = [(0, head)] if head else []
     spans += [(at, min(at + many * BLOCK_ROWS, n)) for at in range(head, n, many * BLOCK_ROWS)]
 
-    open_block = Block.of(state)
     slots = max(1, min(len(spans), max(threads, ROUND_BYTES // (many * (open_block.scatter.nbytes + 1)))))
-    blocks = [Blocks.like(open_block, many) for _ in range(slots)]
+    rooms = [Blocks.like(open_block, many) for _ in range(slots)]
 
     for first in range(0, len(spans), slots):
         batch = spans[first : first + slots]
         bad = [-1] * len(batch)
 
         def add(slot: int, batch: list[tuple[int, int]] = batch, bad: list[int] = bad) -> None:
-            blocks[slot].clear()
+            rooms[slot].clear()
             if head and batch[slot][0] == 0:
-                open_block.copy_to(blocks[slot].at(0))
-            bad[slot] = _add_span(source, batch[slot], state, blocks[slot], group)
+                open_block.copy_to(rooms[slot].at(0))
+            bad[slot] = _add_span(source, batch[slot], state, rooms[slot], group)
 
         workers.run(len(batch), add, threads)
         for slot, (start, stop) in enumerate(batch):
-            if bad[slot] >= 0:
-                raise NonFiniteRow(bad[slot])
+            _require_finite(bad[slot])
             before = opened if start == 0 else 0
-            _commit(state, blocks[slot], before + stop - start)
+            _commit(state, rooms[slot], before + stop - start)
+
+
+def _work(state: MomentState, n: int) -> int:
+    p = state.n_parameters
+    return n * (ROW_WORK + (p * (p + 1) // 2 if state.structure == "full" else p))
+
+
+def _require_finite(bad: int) -> None:
+    if bad >= 0:
+        raise NonFiniteRow(bad)
 
 
 def _add_span(
@@ -105,11 +142,7 @@ def _commit(state: MomentState, blocks: Blocks, rows: int) -> None:
     """Add the blocks that are full to the totals; the last one, if it is not, becomes the open block."""
     complete, rest = divmod(rows, BLOCK_ROWS)
     if complete:
-        scatter = NO_SCATTER if state.scatter is None else np.atleast_2d(state.scatter)
-        narrow_kernels.fold_blocks(
-            complete, blocks.scatter, blocks.shift, blocks.total, blocks.totals, state.centred,
-            state.structure == "diagonal", scatter, state.location, state.scalars,
-        )  # fmt: skip
+        fold_narrow(state, complete, blocks.scatter, blocks.shift, blocks.total, blocks.totals)
         state.counts[ROWS] += complete * BLOCK_ROWS
     if rest:
         last = blocks.at(complete)

@@ -28,6 +28,9 @@ from gradhess._backends.protocol import LOSS, WEIGHT
 
 TILE: Final = 4
 LINE_BYTES: Final = 64
+PIECE_ROWS: Final = 64
+"""A slab is summed over a whole number of these, of zeros where it is shorter: loops of whole vectors, whatever their
+length."""
 
 
 @kernel
@@ -83,18 +86,18 @@ def _copy_columns(x: Any, start: int, rows: int, xt: Any) -> None:
 
 
 @kernel
-def _predict(xt: Any, coef: Any, intercept: float, eta: Any) -> None:
-    """eta[i] = x_i . coef + intercept, in float64, one column after the other; for whole slabs."""
+def _predict(xt: Any, coef: Any, intercept: float, pieces: int, eta: Any) -> None:
+    """eta[i] = x_i . coef + intercept, in float64, one column after the other."""
     d = len(coef)
     eta[:] = intercept
     whole = d // 4 * 4
     for j in range(0, whole, 4):
         c0, c1, c2, c3 = coef[j], coef[j + 1], coef[j + 2], coef[j + 3]
-        for i in range(SLAB_ROWS):
+        for i in range(pieces * PIECE_ROWS):
             first = (eta[i] + xt[j, i] * c0) + xt[j + 1, i] * c1
             eta[i] = (first + xt[j + 2, i] * c2) + xt[j + 3, i] * c3
     for j in range(whole, d):
-        for i in range(SLAB_ROWS):
+        for i in range(pieces * PIECE_ROWS):
             eta[i] += xt[j, i] * coef[j]
 
 
@@ -174,14 +177,14 @@ def _weighted_squares(w: Any, column: Any, rows: int) -> float:
 
 
 @lane_kernel
-def _add_tile(a: Any, top: int, b: Any, left: int, tile: Any) -> None:
+def _add_tile(a: Any, top: int, b: Any, left: int, pieces: int, tile: Any) -> None:
     """tile[r, c] = a[top + r] . b[left + c] over a slab."""
     zero = a.dtype.type(0)
     s00, s01, s02, s03 = zero, zero, zero, zero
     s10, s11, s12, s13 = zero, zero, zero, zero
     s20, s21, s22, s23 = zero, zero, zero, zero
     s30, s31, s32, s33 = zero, zero, zero, zero
-    for i in range(SLAB_ROWS):
+    for i in range(pieces * PIECE_ROWS):
         u0, u1, u2, u3 = a[top, i], a[top + 1, i], a[top + 2, i], a[top + 3, i]
         v0, v1, v2, v3 = b[left, i], b[left + 1, i], b[left + 2, i], b[left + 3, i]
         s00, s01, s02, s03 = s00 + u0 * v0, s01 + u0 * v1, s02 + u0 * v2, s03 + u0 * v3
@@ -195,12 +198,12 @@ def _add_tile(a: Any, top: int, b: Any, left: int, tile: Any) -> None:
 
 
 @lane_kernel
-def _add_corner(a: Any, b: Any, top: int, tile: Any) -> None:
+def _add_corner(a: Any, b: Any, top: int, pieces: int, tile: Any) -> None:
     """The same on the diagonal, for c up to r."""
     zero = a.dtype.type(0)
     s00, s10, s11, s20, s21, s22 = zero, zero, zero, zero, zero, zero
     s30, s31, s32, s33 = zero, zero, zero, zero
-    for i in range(SLAB_ROWS):
+    for i in range(pieces * PIECE_ROWS):
         u0, u1, u2, u3 = a[top, i], a[top + 1, i], a[top + 2, i], a[top + 3, i]
         v0, v1, v2, v3 = b[top, i], b[top + 1, i], b[top + 2, i], b[top + 3, i]
         s00, s10, s11 = s00 + u0 * v0, s10 + u1 * v0, s11 + u1 * v1
@@ -212,11 +215,11 @@ def _add_corner(a: Any, b: Any, top: int, tile: Any) -> None:
 
 
 @lane_kernel
-def _add_row(a: Any, row: int, b: Any, left: int, tile: Any) -> None:
+def _add_row(a: Any, row: int, b: Any, left: int, pieces: int, tile: Any) -> None:
     """tile[0, c] = a[row] . b[left + c] over a slab."""
     zero = a.dtype.type(0)
     s0, s1, s2, s3 = zero, zero, zero, zero
-    for i in range(SLAB_ROWS):
+    for i in range(pieces * PIECE_ROWS):
         u = a[row, i]
         s0, s1 = s0 + u * b[left, i], s1 + u * b[left + 1, i]
         s2, s3 = s2 + u * b[left + 2, i], s3 + u * b[left + 3, i]
@@ -224,23 +227,23 @@ def _add_row(a: Any, row: int, b: Any, left: int, tile: Any) -> None:
 
 
 @kernel
-def _add_products(zw: Any, z: Any, tile: Any, scatter: Any) -> None:
+def _add_products(zw: Any, z: Any, pieces: int, tile: Any, scatter: Any) -> None:
     """scatter[r, c] += zw_r . z_c over one slab, for c up to r: by four rows, and the last ones alone."""
     p = scatter.shape[0]
     whole = p // TILE * TILE
     for top in range(0, whole, TILE):
         for left in range(0, top, TILE):
-            _add_tile(zw, top, z, left, tile)
+            _add_tile(zw, top, z, left, pieces, tile)
             for r in range(TILE):
                 for c in range(TILE):
                     scatter[top + r, left + c] += tile[r, c]
-        _add_corner(zw, z, top, tile)
+        _add_corner(zw, z, top, pieces, tile)
         for r in range(TILE):
             for c in range(r + 1):
                 scatter[top + r, top + c] += tile[r, c]
     for r in range(whole, p):
         for left in range(0, r + 1, TILE):
-            _add_row(zw, r, z, left, tile)
+            _add_row(zw, r, z, left, pieces, tile)
             for c in range(min(TILE, r + 1 - left)):
                 scatter[r, left + c] += tile[0, c]
 
@@ -287,7 +290,8 @@ def add_blocks(
     full = scatter.shape[1] == p and not diagonal
     room = (p + TILE - 1) // TILE * TILE
     kind = x.dtype
-    pitch = SLAB_ROWS + LINE_BYTES // x.itemsize  # no power of two, which would crowd a few sets of the cache
+    longest = min(SLAB_ROWS, (n + PIECE_ROWS - 1) // PIECE_ROWS * PIECE_ROWS)
+    pitch = longest + LINE_BYTES // x.itemsize  # no power of two, which would crowd a few sets of the cache
     xt = np.zeros((d, pitch), kind)
     z, zw = np.zeros((room, pitch), kind), np.zeros((1 if plain else room, pitch), kind)
     scale, tile = np.empty(SLAB_ROWS, kind), np.empty((TILE, TILE), kind)
@@ -297,6 +301,7 @@ def add_blocks(
     for row in range(0, n, SLAB_ROWS):
         b = row // layout.BLOCK_ROWS
         rows = min(SLAB_ROWS, n - row)
+        pieces = (rows + PIECE_ROWS - 1) // PIECE_ROWS
         if rows < SLAB_ROWS:
             xt[:, rows:] = 0
             z[:, rows:] = 0
@@ -315,7 +320,7 @@ def add_blocks(
             for i in range(rows):
                 value[i] = loss[row + i]
         elif code != NONE:
-            _predict(xt, coef[0], intercept[0], eta)
+            _predict(xt, coef[0], intercept[0], pieces, eta)
             built_in(
                 code, parameter, second, eta[:rows], y[row : row + rows], c[row : row + rows], value, slope[0]
             )
@@ -343,14 +348,14 @@ def add_blocks(
             for j in range(p):
                 scatter[b, 0, j] += _weighted_squares(weight, z[j], rows)
         elif full and plain:
-            _add_products(z, z, tile, scatter[b])
+            _add_products(z, z, pieces, tile, scatter[b])
         elif full:
             for i in range(rows):
                 scale[i] = weight[i]
             for j in range(p):
                 for i in range(rows):
                     zw[j, i] = scale[i] * z[j, i]
-            _add_products(zw, z, tile, scatter[b])
+            _add_products(zw, z, pieces, tile, scatter[b])
         totals[b, 0] += mass
         totals[b, 1] += mass if plain else _weighted_sum(weight, weight, rows)
         if code != NONE:
