@@ -9,6 +9,7 @@ import oracles
 import pytest
 
 from gradhess._backends import stepwise
+from gradhess._backends.layout import BLOCK_ROWS
 from gradhess._backends.protocol import FLOAT32, FLOAT64, NonFiniteRow
 
 CASES = {
@@ -18,6 +19,9 @@ CASES = {
     "as wide as blocks are summed apart": dict(n=300, d=512),
     "wider": dict(n=300, d=513),
     "hessian": dict(n=700, d=6, kind="hessian", loss="poisson"),
+    "nearly a block": dict(n=BLOCK_ROWS - 1, d=3),
+    "a block": dict(n=BLOCK_ROWS, d=3, kind="gradient", loss="squared"),
+    "wide": dict(n=90, d=300, kind="gradient", loss="squared"),
     "softmax": dict(n=700, d=4, kind="gradient", loss="softmax", loss_weight=True),
 }
 

@@ -104,8 +104,8 @@ def fold_narrow(
     total: Float64Array,
     totals: Float64Array,
 ) -> None:
-    """Add ``count`` blocks to the totals, whose arrays lie side by side."""
-    into = NO_SCATTER if state.scatter is None else np.atleast_2d(state.scatter)
+    """Add ``count`` blocks, whose arrays lie side by side, to the totals; an empty ``scatter`` is in these already."""
+    into = NO_SCATTER if state.scatter is None or not scatter.size else np.atleast_2d(state.scatter)
     diagonal = state.structure == "diagonal"
     narrow_kernels.fold_blocks(
         count, scatter, shift, total, totals, state.centred, diagonal, into, state.location, state.scalars
