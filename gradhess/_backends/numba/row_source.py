@@ -63,7 +63,7 @@ class RowSource:
             self._evaluate = loss_function(rows.loss, rows.kind == "hessian")
             self._coef = readonly(rows.coef)
             self._intercept = readonly(np.zeros(k) if rows.intercept is None else rows.intercept)
-            self._y = readonly(rows.y.astype(np.float64, copy=False))
+            self._y = rows.y
 
     def group_rows(self, numbers_per_row: int = 0) -> int:
         """How many rows to handle together, at ``numbers_per_row`` numbers each beside the row itself."""
@@ -108,8 +108,8 @@ class RowSource:
             )
         ones, c = readonly(_ONES[:n]), self.rows.loss_weight
         return (
-            self._code, loss.parameter, self.rows.kind == "hessian", self._coef, self._intercept, self._y[start:stop],
-            ones[:, 0] if c is None else readonly(c[start:stop]), ones, readonly(_ZEROS[:n]),
+            self._code, loss.parameter, self.rows.kind == "hessian", self._coef, self._intercept,
+            self._labels(start, stop), ones[:, 0] if c is None else readonly(c[start:stop]), ones, readonly(_ZEROS[:n]),
             ones[:, 0] if self.weights is None else readonly(self.weights[start:stop]),
         )  # fmt: skip
 
@@ -125,10 +125,14 @@ class RowSource:
         c = _ONES[:n, 0] if self.rows.loss_weight is None else self.rows.loss_weight[start:stop]
         slope, loss = np.empty_like(eta), np.empty(n)
         second = self.rows.kind == "hessian"
-        self._evaluate(second, eta, self._y[start:stop], readonly(c), loss, slope)
+        self._evaluate(second, eta, self._labels(start, stop), readonly(c), loss, slope)
         if second:
             return Terms(ones, readonly(slope if given is None else weight * slope), readonly(loss))
         return Terms(readonly(slope), weight, readonly(loss))
+
+    def _labels(self, start: int, stop: int) -> Float64Array:
+        """Converted only now, by the thread that needs them: all at once cost as much as a pass over few columns."""
+        return readonly(self._y[start:stop].astype(np.float64, copy=False))
 
     def products(self, x: AnyArray, vectors: AnyArray, offsets: AnyArray) -> Float64Array:
         """(n, m): x_i . vectors_q + offsets_q for vectors (m, d)."""
