@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gradhess._backends import layout
 from gradhess._backends.protocol import (
     BLOCK_LOSS,
     LOSS,
@@ -33,9 +34,16 @@ def batch_moments(
     dtype: np.dtype[Any],
     scale: float | None,
     threads: int,
+    straight: bool = False,
 ) -> BatchMoments:
-    """``Backend.moments``, step by step."""
+    """``Backend.moments``, step by step.
+
+    ``straight`` is for a backend that sums blocks of few parameters, too, without a ``block_scatter``: one that stays
+    open and is not corrected is the total.
+    """
     state = MomentState.empty(rows.n_parameters, structure, centred=centred, dtype=dtype)
+    if straight and not centred and rows.n_samples < layout.BLOCK_ROWS:
+        state.block_scatter = None
     backend.accumulate(rows, weights, state, threads=threads)
     return finish(backend, state, scale, threads=threads)
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partialmethod
 
 import numpy as np
 import numpy.typing as npt
 
-from gradhess._backends import layout
 from gradhess._backends.groups import Groups
 from gradhess._backends.numba import (
     accumulate,
@@ -24,43 +23,25 @@ from gradhess._backends.numba.kronecker_sums import kronecker_sums
 from gradhess._backends.numba.row_source import NARROW_PARAMETERS, readonly
 from gradhess._backends.protocol import (
     AnyArray,
-    BatchMoments,
     Float64Array,
     KroneckerFactor,
     MomentState,
     PairWeights,
     Rows,
-    Structure,
 )
-from gradhess._backends.stepwise import Stepwise, finish
+from gradhess._backends.stepwise import Stepwise, batch_moments
 
 
 class NumbaBackend(Stepwise):
     """The protocol of ``Backend``, compiled on first use and cached on disk."""
 
     name = "numba"
+    moments = partialmethod(batch_moments, straight=True)
 
     def accumulate(
         self, rows: Rows, weights: Float64Array | None, state: MomentState, *, threads: int
     ) -> None:
         accumulate.accumulate(rows, weights, state, threads)
-
-    def moments(
-        self,
-        rows: Rows,
-        weights: Float64Array | None,
-        structure: Structure,
-        *,
-        centred: bool,
-        dtype: np.dtype[Any],
-        scale: float | None,
-        threads: int,
-    ) -> BatchMoments:
-        state = MomentState.empty(rows.n_parameters, structure, centred=centred, dtype=dtype)
-        if not centred and rows.n_samples < layout.BLOCK_ROWS:
-            state.block_scatter = None  # a block that stays open, and is not corrected: it is the total
-        self.accumulate(rows, weights, state, threads=threads)
-        return finish(self, state, scale, threads=threads)
 
     def close_block(self, state: MomentState) -> None:
         moments.close_block(state)
