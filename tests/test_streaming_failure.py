@@ -60,6 +60,20 @@ def test_a_chunk_that_fails_changes_no_bits(backend, keeping, bad, seen):
     np.testing.assert_array_equal(cov.covariance_, before.partial_fit(X[seen:]).covariance_)
 
 
+@pytest.mark.parametrize("seen", [0, 300])
+def test_without_a_backend_nothing_changes(monkeypatch, seen):
+    X = data()
+    cov = gh.StreamingCovariance().partial_fit(X[:seen])
+    before = copy.copy(cov)
+    with monkeypatch.context() as patch:
+        patch.setenv("GRADHESS_BACKEND", "nonsense")
+        with pytest.raises(gh.errors.InputError, match="nonsense"):
+            cov.partial_fit(X)
+    assert_same_state(cov, before)
+    if not seen:
+        cov.partial_fit(X[:, :2])  # the rows that failed left no width behind
+
+
 @pytest.mark.parametrize(("seen", "row"), [(0, 0), (0, 700), (100, 10), (100, 160), (100, 1199), (250, 6)])
 def test_the_row_is_that_of_the_callers_chunk(backend, keeping, seen, row):
     X = data()

@@ -132,8 +132,7 @@ class Rows:
 
 
 # Positions in MomentState.scalars and MomentState.counts, shared with csrc/cpu/job.hpp.
-N_SCALARS: Final = 6
-N_COUNTS: Final = 2
+N_SCALARS, N_COUNTS = 6, 2
 WEIGHT, WEIGHT_SQUARES, LOSS, BLOCK_WEIGHT, BLOCK_WEIGHT_SQUARES, BLOCK_LOSS = range(N_SCALARS)
 ROWS, BLOCK_ROWS = range(N_COUNTS)
 

@@ -126,6 +126,7 @@ class MomentStream:
                 return
             if weights is not None:
                 self._check_weights(weights, compute_dtype)
+            backend, chunk = registry.active(), Chunk(rows, weights)
             n_waiting = self.n_waiting
             work = passes.work_of(n_waiting + n, n_parameters, self.structure)
             several = skip or work > passes.PIECE_PRODUCTS
@@ -134,7 +135,6 @@ class MomentStream:
                 changes_state=n_waiting + n >= slab_rows(n_parameters, self.structure),
                 several_calls=several,
             )
-            backend, chunk = registry.active(), Chunk(rows, weights)
             try:
                 if not before.can_restore and not skip:
                     passes.refuse_nonfinite(backend, rows, weights)
