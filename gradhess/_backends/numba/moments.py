@@ -75,6 +75,35 @@ class Block:
         state.counts[BLOCK_ROWS] = self.rows
 
 
+@dataclass(slots=True)
+class Blocks:
+    """Several blocks side by side: the arrays of ``Block``, with one more axis."""
+
+    scatter: AnyArray
+    shift: Float64Array
+    total: Float64Array
+    totals: Float64Array
+
+    @classmethod
+    def of(cls, block: Block) -> Blocks:
+        """One block, in its own memory."""
+        arrays = block.scatter, block.shift, block.total, block.totals
+        return cls(*(array[np.newaxis] for array in arrays))
+
+    @classmethod
+    def like(cls, block: Block, count: int) -> Blocks:
+        p = len(block.shift)
+        scatter = np.zeros((count, *block.scatter.shape), block.scatter.dtype)
+        return cls(scatter, np.zeros((count, p)), np.zeros((count, p)), np.zeros((count, 3)))
+
+    def clear(self) -> None:
+        for array in (self.scatter, self.shift, self.total, self.totals):
+            array[...] = 0
+
+    def at(self, index: int) -> Block:
+        return Block(self.scatter[index], self.shift[index], self.total[index], self.totals[index], 0)
+
+
 def close_block(state: MomentState, threads: int = 1) -> None:
     if state.counts[BLOCK_ROWS] == 0:
         return
@@ -87,8 +116,7 @@ def close_block(state: MomentState, threads: int = 1) -> None:
 def fold(state: MomentState, block: Block, threads: int) -> None:
     """Add a block to the totals, and empty it."""
     if state.n_parameters <= NARROW_PARAMETERS:
-        arrays = block.scatter, block.shift, block.total, block.totals
-        fold_narrow(state, 1, *(array[np.newaxis] for array in arrays))
+        fold_narrow(state, Blocks.of(block), 1)
     else:
         _fold_wide(state, block, threads)
     state.counts[ROWS] += block.rows
@@ -96,20 +124,13 @@ def fold(state: MomentState, block: Block, threads: int) -> None:
     block.clear()
 
 
-def fold_narrow(
-    state: MomentState,
-    count: int,
-    scatter: AnyArray,
-    shift: Float64Array,
-    total: Float64Array,
-    totals: Float64Array,
-) -> None:
-    """Add ``count`` blocks, whose arrays lie side by side, to the totals; an empty ``scatter`` is in these already."""
-    into = NO_SCATTER if state.scatter is None or not scatter.size else np.atleast_2d(state.scatter)
-    diagonal = state.structure == "diagonal"
+def fold_narrow(state: MomentState, blocks: Blocks, count: int) -> None:
+    """Add the first ``count`` blocks to the totals. Where they have no scatter, it is in these already."""
+    into = NO_SCATTER if state.scatter is None or not blocks.scatter.size else np.atleast_2d(state.scatter)
     narrow_kernels.fold_blocks(
-        count, scatter, shift, total, totals, state.centred, diagonal, into, state.location, state.scalars
-    )
+        count, blocks.scatter, blocks.shift, blocks.total, blocks.totals, state.centred,
+        state.structure == "diagonal", into, state.location, state.scalars,
+    )  # fmt: skip
 
 
 def _fold_wide(state: MomentState, block: Block, threads: int) -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
-
-import numpy as np
 
 from gradhess._backends.layout import BLOCK_ROWS, SLAB_ROWS
 from gradhess._backends.numba import narrow_kernels, workers
-from gradhess._backends.numba.moments import Block, fold_narrow
+from gradhess._backends.numba.moments import Block, Blocks, close_block, fold_narrow
 from gradhess._backends.numba.row_source import MAX_GROUP_ROWS, RowSource
 from gradhess._backends.protocol import BLOCK_ROWS as OPEN_ROWS
-from gradhess._backends.protocol import ROWS, AnyArray, Float64Array, MomentState, NonFiniteRow
+from gradhess._backends.protocol import ROWS, MomentState, NonFiniteRow
 
 GROUP_BYTES: Final = 1 << 21
 """Rows that are handled together take about as much: more than elsewhere, since calls cost more than caches here."""
@@ -21,43 +18,12 @@ JOBS_PER_THREAD: Final = 8
 ROUND_BYTES: Final = 1 << 22
 """Blocks wait for their turn to be added to the totals while they and those before them take no more, or one for each
 thread."""
-
-
 TEAM_WORK: Final = 5_000_000
 """Multiply-adds that are worth a second thread."""
 JOB_WORK: Final = 2_000_000
 """Multiply-adds of a job, at least: threads that take one wait for each other, some 50 us."""
 ROW_WORK: Final = 40
 """What a row costs beside its products, in multiply-adds."""
-
-
-@dataclass(slots=True)
-class Blocks:
-    """Several blocks side by side: the arrays of ``Block``, with one more axis."""
-
-    scatter: AnyArray
-    shift: Float64Array
-    total: Float64Array
-    totals: Float64Array
-
-    @classmethod
-    def like(cls, block: Block, count: int) -> Blocks:
-        p = len(block.shift)
-        scatter = np.zeros((count, *block.scatter.shape), block.scatter.dtype)
-        return cls(scatter, np.zeros((count, p)), np.zeros((count, p)), np.zeros((count, 3)))
-
-    def clear(self) -> None:
-        for array in (self.scatter, self.shift, self.total, self.totals):
-            array[...] = 0
-
-    @classmethod
-    def of(cls, block: Block) -> Blocks:
-        """One block, in its own memory."""
-        arrays = block.scatter, block.shift, block.total, block.totals
-        return cls(*(array[np.newaxis] for array in arrays))
-
-    def at(self, index: int) -> Block:
-        return Block(self.scatter[index], self.shift[index], self.total[index], self.totals[index], 0)
 
 
 def add_blocks(source: RowSource, state: MomentState, threads: int) -> None:
@@ -67,12 +33,10 @@ def add_blocks(source: RowSource, state: MomentState, threads: int) -> None:
     slabs = max(1, GROUP_BYTES // slab_bytes)
     open_block = Block.of(state)
     if opened + n <= BLOCK_ROWS:  # no other block is needed, and nothing has to wait for its turn
-        blocks = Blocks.of(open_block)
-        _require_finite(_add_span(source, (0, n), state, blocks, slabs * SLAB_ROWS))
+        _require_finite(_add_span(source, (0, n), state, Blocks.of(open_block), slabs * SLAB_ROWS))
+        state.counts[OPEN_ROWS] = opened + n
         if opened + n == BLOCK_ROWS:
-            _commit(state, blocks, BLOCK_ROWS)
-        else:
-            state.counts[OPEN_ROWS] = opened + n
+            close_block(state)
         return
 
     head = min(BLOCK_ROWS - opened, n) if opened else 0
@@ -142,7 +106,7 @@ def _commit(state: MomentState, blocks: Blocks, rows: int) -> None:
     """Add the blocks that are full to the totals; the last one, if it is not, becomes the open block."""
     complete, rest = divmod(rows, BLOCK_ROWS)
     if complete:
-        fold_narrow(state, complete, blocks.scatter, blocks.shift, blocks.total, blocks.totals)
+        fold_narrow(state, blocks, complete)
         state.counts[ROWS] += complete * BLOCK_ROWS
     if rest:
         last = blocks.at(complete)
